@@ -1,0 +1,54 @@
+"""Errors that a user sees.
+
+Each carries a message that names the value, the rule and the remedy. The command line prints it without a traceback and
+exits with code 2, because the user can mend the cause. Anything else that escapes is our fault and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PrismError(Exception):
+    """Base of every error that the user can mend."""
+
+
+class SpecError(PrismError):
+    """A study file or an option is wrong: unknown key, value out of range, cycle, missing input."""
+
+
+class DataError(PrismError):
+    """A data source is missing, broken or does not have the fields that the study names."""
+
+
+class CheckpointError(PrismError):
+    """A checkpoint cannot be read, is damaged, or does not fit the use it is put to."""
+
+
+class SandboxError(PrismError):
+    """A program could not be run under the limits that were asked for."""
+
+
+class StageError(PrismError):
+    """A stage could not do what its configuration asks (loss not finite, no prompt selected, ...)."""
+
+
+class StoreError(PrismError):
+    """The artifact store is locked, damaged, or not a store."""
+
+
+class MissingExtra(PrismError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}: pip install 'prismlab[{extra}]'")
+
+
+class EndBranch(Exception):
+    """Raised by a stage to end its branch of the study with a reason.
+
+    Not an error: the step is recorded as ended, the steps that need it are skipped with the same reason, and the rest
+    of the study goes on (a base that never earns reward, a retention gate that says stop).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,376 @@
+"""Every configuration of a study, as frozen models.
+
+A study file is YAML of exactly this shape. Unknown keys are refused, and every field states its unit and range beneath it.
+This module imports no torch: ``prism check`` and ``prism plan`` answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from prismlab.study.world import MicroSpec
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Domain = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Spec(BaseModel):
+    """Frozen, keyword-only, no unknown keys, no NaN; docstrings beneath fields are their descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False
+    )
+
+
+class BaseSpec(Spec):
+    """A starting checkpoint: one of the tiny random ones, or any Hugging Face folder or model id."""
+
+    arch: (
+        Literal["llama", "mistral", "mistral-swa", "granite", "granite4", "granite4-h", "nemotron-h"] | None
+    ) = None
+    """Architecture of a tiny model with random weights and a byte tokenizer; excludes ``checkpoint``."""
+    width: Annotated[int, Field(ge=16, le=4096, multiple_of=8)] = 128
+    """Hidden size of the tiny model."""
+    layers: Annotated[int, Field(ge=1, le=64)] = 4
+    """Layers of the tiny model."""
+    checkpoint: str | None = None
+    """A folder in the Hugging Face layout, or a model id with an optional ``@revision``; excludes ``arch``."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> BaseSpec:
+        if (self.arch is None) == (self.checkpoint is None):
+            raise ValueError("give exactly one of 'arch' (a tiny model) and 'checkpoint' (a folder or model id)")
+        return self
+
+
+class MicroSource(Spec):
+    """Text or tasks from the micro world."""
+
+    domain: Literal["web", "code-text", "chat", "math", "code", "science"]
+    """``web``, ``code-text`` and ``chat`` are real text found on the machine; the others are generated tasks."""
+    form: Literal["direct", "worked", "facts"] = "direct"
+    """For tasks: answer alone, ``<think>`` chain and answer, or (science) the facts as sentences."""
+
+
+class Fields(Spec):
+    """Which fields of a row hold the text. Give ``text``, or ``question`` and ``answer``, or ``messages``."""
+
+    text: str | None = None
+    """Field with a whole document."""
+    question: str | None = None
+    """Field with a question; joined to the answer by one line break."""
+    answer: str | None = None
+    """Field with the answer. If it is an integer and ``choices`` is given, it is the index of the right choice."""
+    choices: str | None = None
+    """Field with a list of answer choices, shown as lettered lines under the question."""
+    messages: str | None = None
+    """Field with a list of ``{role, content}``; shown with the prefixes ``User:`` and ``Assistant:``."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Fields:
+        given = [self.text is not None, self.question is not None or self.answer is not None, self.messages is not None]
+        if sum(given) != 1 or (self.question is None) != (self.answer is None):
+            raise ValueError("give 'text', or both 'question' and 'answer', or 'messages'")
+        if self.choices is not None and self.question is None:
+            raise ValueError("'choices' needs 'question' and 'answer'")
+        return self
+
+
+class HubSource(Spec):
+    """A dataset on the Hugging Face hub, streamed; its revision is part of the fingerprint."""
+
+    id: str
+    """Dataset id, for example ``HuggingFaceTB/dclm-edu``."""
+    revision: str
+    """Commit, tag or branch; a commit hash is the only one that cannot move."""
+    split: str = "train"
+    """Split to stream."""
+    config: str | None = None
+    """Configuration (subset) name where the dataset has several."""
+
+
+class SourceSpec(Spec):
+    """One source of documents. Give exactly one of ``micro``, ``files`` and ``hub``."""
+
+    micro: MicroSource | None = None
+    """A part of the micro world."""
+    files: list[str] | None = None
+    """Paths or globs of jsonl, jsonl.gz, parquet, txt or txt.gz files, relative to the study file."""
+    hub: HubSource | None = None
+    """A dataset to stream from the hub."""
+    domain: Domain | None = None
+    """Domain of every document, for example ``math``; required but for ``micro``, which knows its own."""
+    fields: Fields | None = None
+    """Field names of a row; default ``text``. A text file has none: blank lines part its documents."""
+    max_documents: Count | None = None
+    """Read at most this many documents."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SourceSpec:
+        if sum(x is not None for x in (self.micro, self.files, self.hub)) != 1:
+            raise ValueError("give exactly one of 'micro', 'files' and 'hub'")
+        if self.micro is None and self.domain is None:
+            raise ValueError("'domain' is missing: say which domain the documents belong to, for example 'math'")
+        if self.files is not None and not self.files:
+            raise ValueError("'files' is empty: name at least one path or glob")
+        return self
+
+    @property
+    def domain_name(self) -> str:
+        """The domain of this source's documents."""
+        return self.domain or (self.micro.domain if self.micro else "")
+
+
+class MixtureSpec(Spec):
+    """Token shares of sources."""
+
+    weights: Annotated[dict[Name, Positive], Field(min_length=1)]
+    """Share of tokens per source; normalised to sum to 1."""
+    max_epochs: Positive = 100.0
+    """Refuse a budget that would repeat any source more often than this."""
+    tokens_in_source: dict[Name, Positive] | None = None
+    """Known sizes of sources in tokens, so that a plan can state epochs before anything is read."""
+
+
+class OptimizerSpec(Spec):
+    """AdamW and its schedule; defaults are the study's mid-training (table 16)."""
+
+    lr: Positive = 5e-5
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    """Shape of the decay after the warm-up."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    final_lr_factor: Fraction = 0.1
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    """Decoupled weight decay; never on norms, biases and Mamba's A, D, dt."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay rates of AdamW's moments."""
+    eps: Positive = 1e-10
+    """AdamW's epsilon."""
+    clip: Positive | None = 1.0
+    """Largest gradient norm; null for none."""
+
+
+class TrainSpec(Spec):
+    """Next-token training on a mixture: ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` are names for one loop."""
+
+    stage: Literal["pretrain", "midtrain", "finetune", "extend"]
+    """What this training is called in the report."""
+    start: Annotated[str, Field(alias="from")]
+    """A base or a checkpoint of this study."""
+    mixture: Name
+    """The mixture to train on."""
+    steps: Count
+    """Optimizer steps."""
+    rows: Count = 128
+    """Rows (sequences) a step, over all devices."""
+    seq_len: Annotated[int, Field(ge=8)] = 8192
+    """Tokens a row."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """AdamW and its schedule."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Compute precision; master weights are always float32 and the saved checkpoint bf16."""
+    micro_rows: Count | None = None
+    """Rows a forward pass on one device; null for all of this device's rows at once."""
+    snapshots: Annotated[int, Field(ge=0)] = 0
+    """Save bf16 weights this many times, evenly spaced, for trajectories."""
+    launch: Literal["process", "torchrun"] = "process"
+    """``torchrun`` starts ``nproc`` processes of this stage on this machine."""
+    nproc: Count = 1
+    """Processes under ``torchrun``."""
+    tensorboard: bool = True
+    """Write TensorBoard event files beside the JSON-lines metrics."""
+    wandb: str | None = None
+    """W&B project to log to; needs the package and a login."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on."""
+        return self.steps * self.rows * self.seq_len
+
+
+class MergeSpec(Spec):
+    """Linear merge of checkpoints of this study."""
+
+    stage: Literal["merge"]
+    """The kind of stage."""
+    weights: Annotated[dict[Name, float], Field(min_length=2)]
+    """Weight per checkpoint; must sum to 1 unless ``allow_any_sum``."""
+    allow_any_sum: bool = False
+    """Accept weights that do not sum to 1."""
+
+    @model_validator(mode="after")
+    def _sum(self) -> MergeSpec:
+        total = sum(self.weights.values())
+        if not self.allow_any_sum and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"merge weights sum to {total:g}, not 1: mend them or set 'allow_any_sum: true'")
+        return self
+
+
+class RLSpec(Spec):
+    """GRPO with verifiable rewards; defaults are the study's (table 21), what it leaves open is marked *ours*."""
+
+    stage: Literal["rl"]
+    """The kind of stage."""
+    start: Annotated[str, Field(alias="from")]
+    """A base or a checkpoint of this study."""
+    prompts: Name
+    """The prompt set to train on."""
+    steps: Count = 1000
+    """Optimizer steps."""
+    prompts_per_step: Count = 64
+    """Prompts a step."""
+    samples: Annotated[int, Field(ge=2)] = 16
+    """Responses per prompt: the group of GRPO."""
+    max_new_tokens: Count = 15360
+    """Longest response, in tokens."""
+    temperature: Positive = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling mass."""
+    kl_beta: Annotated[float, Field(ge=0.0)] = 0.05
+    """Weight of the KL penalty to the reference."""
+    reference_mixup: Fraction = 0.6
+    """Share of the policy in each soft update of the reference (*ours*)."""
+    reference_every: Annotated[int, Field(ge=0)] = 64
+    """Steps between soft updates of the reference (*ours*); 0 keeps it fixed."""
+    epsilon_low: Positive = 0.2
+    """Lower clip range (*ours*)."""
+    epsilon_high: Positive = 0.272
+    """Upper clip range (*ours*)."""
+    ratio_cap: Positive | None = 2.0
+    """Cap of the trainer-to-sampler probability ratio; null for no correction."""
+    no_stop_penalty: Annotated[float, Field(ge=0.0)] = 0.1
+    """Taken from the reward of a response without a stop token (*ours*)."""
+    repetition_penalty: Annotated[float, Field(ge=0.0)] = 0.1
+    """Taken from the reward in proportion to the share of repeated n-grams (*ours*)."""
+    repetition_ngram: Annotated[int, Field(ge=2)] = 16
+    """Tokens in an n-gram of the repetition penalty (*ours*)."""
+    optimizer: OptimizerSpec = OptimizerSpec(lr=5e-7, schedule="linear", final_lr_factor=0.0, weight_decay=0.0)
+    """AdamW and its schedule; decay, betas and epsilon are *ours*."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Compute precision; the saved checkpoint is bf16."""
+    snapshots: Annotated[int, Field(ge=0)] = 0
+    """Save bf16 weights this many times, evenly spaced, for trajectories."""
+    tensorboard: bool = True
+    """Write TensorBoard event files beside the JSON-lines metrics."""
+    wandb: str | None = None
+    """W&B project to log to; needs the package and a login."""
+
+
+CheckpointSpec = Annotated[TrainSpec | MergeSpec | RLSpec, Field(discriminator="stage")]
+
+
+class MicroTask(Spec):
+    """A generated task of the micro world, its test split."""
+
+    domain: Literal["math", "code", "science"]
+    """Which task family."""
+
+
+class TaskSpec(Spec):
+    """A verifiable task: questions, answers and a verifier. Give exactly one of ``micro`` and ``files``."""
+
+    micro: MicroTask | None = None
+    """A task of the micro world."""
+    files: list[str] | None = None
+    """Paths or globs of jsonl, jsonl.gz or parquet rows, relative to the study file."""
+    domain: Domain | None = None
+    """Domain, for the domain scores; required with ``files``."""
+    fields: Fields | None = None
+    """Field names; ``question`` and ``answer``, and ``choices`` for multiple choice."""
+    verifier: Literal["number", "choice", "exact", "program"] | None = None
+    """How an answer is judged; required with ``files``. ``number`` takes the last number, after ``####`` if present."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TaskSpec:
+        if (self.micro is None) == (self.files is None):
+            raise ValueError("give exactly one of 'micro' and 'files'")
+        if self.files is not None and (self.domain is None or self.verifier is None or self.fields is None):
+            raise ValueError("a task from files needs 'domain', 'fields' and 'verifier'")
+        return self
+
+    @property
+    def domain_name(self) -> str:
+        """The domain of this task."""
+        return self.domain or (self.micro.domain if self.micro else "")
+
+
+class ScoringSpec(Spec):
+    """Candidate prompts, sampled and scored by one checkpoint."""
+
+    by: str
+    """The checkpoint that samples; the study took one mid-trained model for all."""
+    tasks: Annotated[list[Name], Field(min_length=1)]
+    """Tasks whose training split gives the candidates."""
+    candidates: Count = 256
+    """Candidate prompts per task."""
+    samples: Annotated[int, Field(ge=2)] = 16
+    """Samples a prompt."""
+    max_new_tokens: Count = 15360
+    """Longest response, in tokens."""
+    temperature: Positive = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling mass."""
+
+
+class PromptSpec(Spec):
+    """RL prompts, selected from scored candidates by their number of correct samples."""
+
+    scoring: Name
+    """Which scored candidates."""
+    tasks: Annotated[list[Name], Field(min_length=1)]
+    """Tasks (and so domains) that the prompts come from."""
+    mix: Literal["unbalanced", "balanced"] = "unbalanced"
+    """``balanced`` brings each task to ``per_task`` with a random subset of prompts solved 0 times."""
+    min_correct: Annotated[int, Field(ge=0)] = 1
+    """Fewest correct samples of a chosen prompt."""
+    max_correct: Annotated[int, Field(ge=0)] | None = None
+    """Most correct samples of a chosen prompt; null for all but every sample."""
+    overrides: dict[Name, tuple[int, int]] = {}
+    """Per task ``[min, max]`` correct; the study took math with exactly 1 of 16: ``[1, 1]``."""
+    per_task: Count | None = None
+    """At most this many prompts a task (at random by seed); null for all, required by ``balanced``."""
+
+    @model_validator(mode="after")
+    def _balanced(self) -> PromptSpec:
+        if self.mix == "balanced" and self.per_task is None:
+            raise ValueError("'mix: balanced' needs 'per_task', the number of prompts that each task is brought to")
+        return self
+
+
+class EvaluationSpec(Spec):
+    """Evaluation by sampling, one row a sample, and text loss on held-out documents."""
+
+    tasks: list[Name] = []
+    """Tasks to sample, their test split."""
+    items: Count = 200
+    """Items a task, the same for every checkpoint."""
+    samples: Count = 1
+    """Samples an item."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.6
+    """Sampling temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    """Nucleus sampling mass."""
+    max_new_tokens: Count = 32768
+    """Longest response, in tokens."""
+    text: list[Name] = []
+    """Sources whose held-out documents are scored in bits per byte: the general ability that should be retained."""
+    text_documents: Count = 64
+    """Held-out documents a source."""
+    checkpoints: list[str] | None = None
+    """Which checkpoints; null for all."""
+
+    @model_validator(mode="after")
+    def _something(self) -> EvaluationSpec:
+        if not self.tasks and not self.text:
+            raise ValueError("name at least one of 'tasks' and 'text'")
+        return self

@@ -1,0 +1,165 @@
+"""The study as a whole: what a study file holds at its top level."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from prismlab.study.spec import (
+    BaseSpec,
+    CheckpointSpec,
+    Count,
+    EvaluationSpec,
+    Fraction,
+    MixtureSpec,
+    Name,
+    PromptSpec,
+    ScoringSpec,
+    SourceSpec,
+    Spec,
+    TaskSpec,
+)
+from prismlab.study.world import MicroSpec
+
+THRESHOLDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""Relative-change thresholds of the reference study (table 22)."""
+
+
+class WeightsSpec(Spec):
+    """Weight divergence and sparsity between checkpoints."""
+
+    pairs: list[tuple[str, str]] | None = None
+    """``[old, new]`` pairs; null for every stage's start and end, and base to each RL checkpoint."""
+    thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = THRESHOLDS
+    """Relative changes under which an element counts as unchanged."""
+
+
+class DirectionSpec(Spec):
+    """Cosines between updates that start from one base."""
+
+    triples: list[tuple[str, str, str]] | None = None
+    """``[base, a, b]``; null for all pairs of mid-trained checkpoints that share a start."""
+
+
+class CkaSpec(Spec):
+    """Linear CKA per layer between checkpoints."""
+
+    sources: list[Name]
+    """Sources whose held-out documents are the inputs; each is an input set of its own."""
+    inputs: Annotated[int, Field(ge=8, le=100_000)] = 200
+    """Inputs a set."""
+    max_tokens: Count = 256
+    """Tokens an input is cut to."""
+    resamples: Annotated[int, Field(ge=0)] = 20
+    """Bootstrap resamples."""
+    resample_size: Annotated[int, Field(ge=4)] = 100
+    """Inputs a resample."""
+    pairs: list[tuple[str, str]] | None = None
+    """Pairs; null for the pairs of ``weights``."""
+
+
+class BehaviourSpec(Spec):
+    """Length and confidence of responses, split by correct and incorrect, from an evaluation's rows."""
+
+    evaluation: Name
+    """The evaluation whose rows are read."""
+
+
+class TrajectorySpec(Spec):
+    """Divergence and sparsity of a run's snapshots against its start."""
+
+    checkpoints: list[Name] | None = None
+    """Checkpoints with snapshots; null for all RL checkpoints that have them."""
+
+
+class AnalysesSpec(Spec):
+    """Which analyses to run; a missing key is not run."""
+
+    weights: WeightsSpec | None = None
+    """Weight divergence and sparsity."""
+    direction: DirectionSpec | None = None
+    """Update directions."""
+    cka: CkaSpec | None = None
+    """Representations."""
+    behaviour: BehaviourSpec | None = None
+    """Response length and confidence."""
+    trajectory: TrajectorySpec | None = None
+    """Change over a run's snapshots."""
+
+
+class ClaimsSpec(Spec):
+    """Which claims to decide, and on what."""
+
+    evaluation: Name | None = None
+    """The evaluation whose scores decide the claims; null for the first one."""
+    ids: list[Annotated[str, Field(pattern=r"^C([1-9]|1[0-8])$")]] | None = None
+    """Claims to decide; null for all eighteen."""
+    arms: dict[str, Name] = {}
+    """Arm to checkpoint, where what ``prism check`` infers from the graph is not what you mean."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Level of every interval."""
+    general_margin: Annotated[float, Field(gt=0.0)] = 0.05
+    """Loss of general ability that counts as retained, in bits per byte (C2)."""
+
+
+class RunSpec(Spec):
+    """How steps are placed on this machine; never part of a fingerprint, but ``threads``, which changes float sums."""
+
+    jobs: Count = 1
+    """Steps at a time."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """CPU threads a step; part of the record, since the order of float sums depends on it."""
+
+
+class ReportSpec(Spec):
+    """The page at the end."""
+
+    title: str | None = None
+    """Headline; null for the study's name."""
+
+
+class Study(Spec):
+    """A whole study."""
+
+    name: Name
+    """Name of the study; its folder under ``runs/`` by default."""
+    description: str = ""
+    """One or two sentences for the report."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = [0]
+    """Each seed is an independent repetition of every step; the seed is the unit of inference."""
+    template: Literal["think"] = "think"
+    """Named prompt template: question, line break, then ``<think> chain </think> answer`` or the answer alone."""
+    tokenizer: str | None = None
+    """Tokenizer of the corpora: a base's name; null for the first base."""
+    micro: MicroSpec = MicroSpec()
+    """Difficulty of the micro world."""
+    bases: Annotated[dict[Name, BaseSpec], Field(min_length=1)]
+    """Starting checkpoints."""
+    sources: dict[Name, SourceSpec] = {}
+    """Sources of training text."""
+    heldout: Annotated[float, Field(gt=0.0, le=0.5)] = 0.02
+    """Share of each source's documents kept out of training, chosen by the hash of the text."""
+    mixtures: dict[Name, MixtureSpec] = {}
+    """Token shares of sources."""
+    checkpoints: dict[Name, CheckpointSpec] = {}
+    """Checkpoints that stages make of bases and of one another."""
+    tasks: dict[Name, TaskSpec] = {}
+    """Verifiable tasks."""
+    scorings: dict[Name, ScoringSpec] = {}
+    """Candidate prompts and who scores them."""
+    prompts: dict[Name, PromptSpec] = {}
+    """RL prompt sets."""
+    evaluations: dict[Name, EvaluationSpec] = {}
+    """Evaluations."""
+    analyses: AnalysesSpec = AnalysesSpec()
+    """Analyses of weights, representations and behaviour."""
+    claims: ClaimsSpec = ClaimsSpec()
+    """Decisions."""
+    report: ReportSpec = ReportSpec()
+    """The page."""
+    run: RunSpec = RunSpec()
+    """Placement on this machine."""
+
+
+__all__ = ["THRESHOLDS", "Fraction", "Study"]
