@@ -1,0 +1,115 @@
+"""Checkpoints in and out: Hugging Face folders, safetensors and JSON only, saved in bf16 as released models are."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prismlab.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(folder: Path, dtype: str = "float32", device: str | torch.device = "cpu") -> PreTrainedModel:
+    """The causal language model in ``folder``, in evaluation mode.
+
+    Args:
+        folder: a Hugging Face folder with config and safetensors; pickled weights and remote code are refused.
+        dtype: a key of ``DTYPES``; weights are converted when they are read.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: no such folder, no safetensors, or weights that do not fit the configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder}: no *.safetensors; pickled weights are not read, convert them first")
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    # A missing tensor would be filled with random numbers by the library: the worst of silent fallbacks.
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if loaded.get(problem):
+            some = ", ".join(str(key) for key in sorted(loaded[problem], key=str)[:3])
+            raise CheckpointError(f"{folder}: {problem.replace('_', ' ')} in the weights, for example {some}")
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``folder``.
+
+    Raises:
+        CheckpointError: none is there, or it has no end-of-sequence token, without which no response can end.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: no tokenizer can be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"{folder}: the tokenizer has no end-of-sequence token; set 'eos_token' in its config")
+    return tokenizer
+
+
+def _converted(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The state dict in ``dtype``; tensors that were tied stay tied, so that they are written once."""
+    done: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in done:
+            wanted = dtype if tensor.is_floating_point() else tensor.dtype
+            done[key] = tensor.detach().to("cpu", wanted).contiguous()
+        state[name] = done[key]
+    return state
+
+
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str = "bfloat16"
+) -> None:
+    """Write ``model`` and ``tokenizer`` to ``folder`` in the Hugging Face layout, weights rounded to ``dtype``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, state_dict=_converted(model, DTYPES[dtype]))
+    tokenizer.save_pretrained(folder)
+    config_file = folder / "config.json"
+    config: dict[str, Any] = json.loads(config_file.read_text())
+    config["dtype"] = dtype
+    # Whether the cache is used is a matter of the program that loads the model, and training switches it off.
+    config["use_cache"] = True
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def save_snapshot(model: PreTrainedModel, folder: Path, dtype: str = "bfloat16") -> None:
+    """Write the weights alone to ``folder/model.safetensors``, tied tensors once, under the names of the state dict."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kept: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in _converted(model, DTYPES[dtype]).items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            kept[name] = tensor
+    partial = folder / "model.safetensors.partial"
+    save_file(kept, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / "model.safetensors")
