@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,4 +111,4 @@ def save_snapshot(model: PreTrainedModel, folder: Path, dtype: str = "bfloat16")
             kept[name] = tensor
     partial = folder / "model.safetensors.partial"
     save_file(kept, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
+    partial.replace(folder / "model.safetensors")

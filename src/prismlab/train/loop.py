@@ -1,7 +1,8 @@
 """The training loop: next-token prediction on the rows of a corpus, in the corpus's own order.
 
-One process, or several started by ``torchrun`` that split each step's rows and average gradients. The rows of a step and their
-order are a matter of the corpus alone, so a run is the same whatever the number of processes, up to the order of float sums.
+One process, or several started by ``torchrun`` that split each step's rows and average gradients. The rows of a step
+and their order are a matter of the corpus alone, so a run is the same whatever the number of processes, up to the order
+of float sums.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -41,7 +42,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def join(cls) -> World:

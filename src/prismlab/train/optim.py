@@ -37,9 +37,9 @@ def schedule_factor(step: int, total: int, spec: Mapping[str, Any]) -> float:
     Args:
         step: the optimizer step that is about to be taken, from 0.
         total: number of steps of the run.
-        spec: JSON of ``OptimizerSpec``; ``warmup`` steps rise linearly and end at the peak, after which the decay runs to
-            ``final_lr_factor`` at the last step. With w the decay's progress from 0 to 1 and f the final factor: cosine is
-            f + (1 - f)(1 + cos(pi w))/2, linear is 1 - (1 - f) w, exponential is max(f, 0.01)^w.
+        spec: JSON of ``OptimizerSpec``; ``warmup`` steps rise linearly and end at the peak, after which the decay runs
+            to ``final_lr_factor`` at the last step. With w the decay's progress from 0 to 1 and f the final factor:
+            cosine is f + (1 - f)(1 + cos(pi w))/2, linear is 1 - (1 - f) w, exponential is max(f, 0.01)^w.
     """
     warmup, final = int(spec["warmup"]), float(spec["final_lr_factor"])
     if step < warmup:
