@@ -1,0 +1,86 @@
+"""Round trips in bf16, tied weights once, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prismlab.errors import CheckpointError
+from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_snapshot
+from prismlab.model.tokens import build_byte_tokenizer
+
+
+def tiny(tied: bool) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=258,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=tied,
+        )
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_round_trip_rounds_to_bf16_and_no_further(tmp_path: Path, tied: bool) -> None:
+    model = tiny(tied)
+    save_checkpoint(model, build_byte_tokenizer(), tmp_path)
+    again = load_model(tmp_path)
+    for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a.to(torch.bfloat16).float(), b), name
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
+    # A second save of what was loaded gives the same bytes: rounding happens once.
+    save_checkpoint(again, build_byte_tokenizer(), tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_snapshot_holds_what_the_checkpoint_holds(tmp_path: Path) -> None:
+    model = tiny(True)
+    save_checkpoint(model, build_byte_tokenizer(), tmp_path / "full")
+    save_snapshot(model, tmp_path / "snap")
+    full, snap = load_file(tmp_path / "full/model.safetensors"), load_file(tmp_path / "snap/model.safetensors")
+    assert full.keys() == snap.keys()
+    assert all(torch.equal(full[name], snap[name]) for name in full)
+
+
+def test_missing_tensor_is_refused_not_filled(tmp_path: Path) -> None:
+    save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"missing keys.*model\.norm\.weight"):
+        load_model(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled weights are not read"):
+        load_model(tmp_path)
+
+
+def test_truncated_weights_are_an_error_of_ours(tmp_path: Path) -> None:
+    save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
+    data = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
+def test_folder_without_tokenizer(tmp_path: Path) -> None:
+    save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
+    for file in tmp_path.glob("token*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,147 @@
+"""The loop against a plain re-implementation, its failures, and two processes against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prismlab.errors import StageError
+from prismlab.train.loop import World, row_losses, train
+
+SPEC: dict[str, Any] = {
+    "steps": 4,
+    "rows": 4,
+    "seq_len": 16,
+    "micro_rows": None,
+    "precision": "float32",
+    "optimizer": {
+        "lr": 1e-2,
+        "schedule": "constant",
+        "warmup": 0,
+        "final_lr_factor": 1.0,
+        "weight_decay": 0.0,
+        "betas": [0.9, 0.95],
+        "eps": 1e-8,
+        "clip": None,
+    },
+}
+
+
+def tiny() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    )
+
+
+class Rows:
+    """Random rows; even rows are of domain a, odd rows of domain b."""
+
+    def __init__(self, n: int, seq_len: int = 16) -> None:
+        self.data = np.random.default_rng(0).integers(0, 32, (n, seq_len))
+
+    def tokens(self, start: int, stop: int) -> Any:
+        return self.data[start:stop]
+
+    def row_domains(self, start: int, stop: int) -> list[str]:
+        return ["a" if i % 2 == 0 else "b" for i in range(start, stop)]
+
+
+def test_loss_is_the_models_own() -> None:
+    model, tokens = tiny(), torch.as_tensor(Rows(3).data)
+    expected = [model(input_ids=row[None], labels=row[None]).loss.item() for row in tokens]
+    assert row_losses(model, tokens).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_training_equals_a_plain_loop() -> None:
+    rows, model, other = Rows(16), tiny(), tiny()
+    reports = list(train(model, rows, SPEC, World()))
+    optimizer = torch.optim.AdamW(other.parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    for step in range(4):
+        batch = torch.as_tensor(rows.tokens(step * 4, step * 4 + 4))
+        loss = other(input_ids=batch, labels=batch).loss
+        assert reports[step].loss == pytest.approx(loss.item(), abs=1e-5)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-5), name
+
+
+def test_micro_batches_change_nothing_but_rounding() -> None:
+    whole, parts = tiny(), tiny()
+    list(train(whole, Rows(16), SPEC, World()))
+    list(train(parts, Rows(16), SPEC | {"micro_rows": 1}, World()))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_domain_losses_average_to_the_loss() -> None:
+    report = next(iter(train(tiny(), Rows(16), SPEC, World())))
+    assert report.loss == pytest.approx((report.domains["a"] + report.domains["b"]) / 2)
+    assert report.tokens == 4 * 16
+
+
+def test_same_seed_same_bits() -> None:
+    first, second = tiny(), tiny()
+    list(train(first, Rows(16), SPEC, World()))
+    list(train(second, Rows(16), SPEC, World()))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_domain() -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("nan")
+    with pytest.raises(StageError, match=r"step 1: loss is nan on rows of a, b"):
+        list(train(model, Rows(16), SPEC, World()))
+
+
+def test_rows_that_do_not_divide_among_processes_are_refused() -> None:
+    with pytest.raises(StageError, match="4 rows a step cannot be split over 3 processes"):
+        list(train(tiny(), Rows(16), SPEC, World(size=3)))
+
+
+SCRIPT = """
+import json, sys
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from test_loop import SPEC, Rows, tiny
+from prismlab.train.loop import World, train
+world = World.join()
+losses = [r.loss for r in train(tiny(), Rows(16), SPEC, world)]
+if world.rank == 0:
+    open(sys.argv[1], "w").write(json.dumps(losses))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    arguments = [str(tmp_path / "losses.json"), str(Path(__file__).parent)]
+    done = subprocess.run(
+        command + arguments, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = [r.loss for r in train(tiny(), Rows(16), SPEC, World())]
+    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(alone, abs=1e-5)
