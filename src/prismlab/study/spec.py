@@ -276,25 +276,27 @@ class MicroTask(Spec):
 
 
 class TaskSpec(Spec):
-    """A verifiable task: questions, answers and a verifier. Give exactly one of ``micro`` and ``files``."""
+    """A verifiable task: questions, answers and a verifier. Give exactly one of ``micro``, ``files`` and ``hub``."""
 
     micro: MicroTask | None = None
     """A task of the micro world."""
     files: list[str] | None = None
     """Paths or globs of jsonl, jsonl.gz or parquet rows, relative to the study file."""
+    hub: HubSource | None = None
+    """A dataset to stream from the hub."""
     domain: Domain | None = None
-    """Domain, for the domain scores; required with ``files``."""
+    """Domain, for the domain scores; required but for ``micro``."""
     fields: Fields | None = None
     """Field names; ``question`` and ``answer``, and ``choices`` for multiple choice."""
     verifier: Literal["number", "choice", "exact", "program"] | None = None
-    """How an answer is judged; required with ``files``. ``number`` takes the last number, after ``####`` if present."""
+    """How an answer is judged; required but for ``micro``. ``number`` takes the last number, after ``####`` if present."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> TaskSpec:
-        if (self.micro is None) == (self.files is None):
-            raise ValueError("give exactly one of 'micro' and 'files'")
-        if self.files is not None and (self.domain is None or self.verifier is None or self.fields is None):
-            raise ValueError("a task from files needs 'domain', 'fields' and 'verifier'")
+        if sum(x is not None for x in (self.micro, self.files, self.hub)) != 1:
+            raise ValueError("give exactly one of 'micro', 'files' and 'hub'")
+        if self.micro is None and (self.domain is None or self.verifier is None or self.fields is None):
+            raise ValueError("a task from files or the hub needs 'domain', 'fields' and 'verifier'")
         return self
 
     @property
