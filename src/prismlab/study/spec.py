@@ -288,8 +288,9 @@ class TaskSpec(Spec):
     """Domain, for the domain scores; required but for ``micro``."""
     fields: Fields | None = None
     """Field names; ``question`` and ``answer``, and ``choices`` for multiple choice."""
-    verifier: Literal["number", "choice", "exact", "program"] | None = None
-    """How an answer is judged; required but for ``micro``. ``number`` takes the last number, after ``####`` if present."""
+    verifier: Literal["number", "choice", "exact", "program", "tests"] | None = None
+    """How an answer is judged; required but for ``micro``. ``number`` takes the last number, after ``####`` if present;
+    ``tests`` runs programs and needs a sandbox, which this version does not have: scoring such a task is refused."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> TaskSpec:
