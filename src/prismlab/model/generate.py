@@ -1,0 +1,408 @@
+"""Samplers: prompts in, completions with log-probabilities out.
+
+One protocol, :class:`Sampler`, and the sampler that needs no server, :class:`TransformersSampler`. It keeps the whole
+batch in tensors: a prompt is read once and its cache repeated for its samples, rows that have ended leave the batch,
+and each row draws from a random stream of its own, so that what a row says does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from prismlab.errors import CheckpointError, StageError
+from prismlab.run.step import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH_ROWS = 256
+"""Rows sampled side by side by default: on one CPU thread a step of a tiny model costs little less with fewer."""
+
+KEEP_ENDED = 0.875
+"""Rows that have ended stay in the batch until only this share is left: taking them out copies the whole cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How responses are drawn."""
+
+    max_new_tokens: int
+    """Longest response, in tokens."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Draw from the smallest set of tokens whose probability reaches this (nucleus sampling, Holtzman et al. 2020)."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; at least one token must be drawn")
+        if not 0.0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One response. Log-probabilities are in nats, one a token of ``token_ids``, the stop token included."""
+
+    token_ids: list[int]
+    """Tokens drawn; the last one is the stop token if ``finished``."""
+    text: str
+    """The tokens as text, without the stop token; other special tokens are shown as they are."""
+    logprobs: list[float] | None
+    """Under the model's own distribution: temperature 1, all tokens. None from a sampler that does not tell."""
+    sampler_logprobs: list[float] | None
+    """Under the distribution that was sampled from, after temperature and top-p; zeros when greedy."""
+    finished: bool
+    """Whether the stop token was drawn. False: the response was cut at its longest."""
+
+
+class Sampler(Protocol):
+    """Anything that draws completions from a model."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        settings: SamplingSettings,
+        seed: int | Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """``n`` completions of each prompt, in the order of ``prompts``.
+
+        Args:
+            prompts: token ids, as :func:`prompt_ids` gives them.
+            n: samples a prompt.
+            settings: how to draw.
+            seed: one number for all: the stream of a row is named by seed, place of the prompt and sample. Or one
+                number a prompt: the stream is named by that number and the sample, wherever the prompt stands.
+            progress: advanced by the number of completions done; the caller has called ``start``.
+        """
+        ...
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Token ids that a model is given for ``prompt``: the one rule for evaluation, scoring and RL.
+
+    Training joins documents by the end-of-sequence token, so a document starts after one. A tokenizer without a
+    beginning-of-sequence token of its own therefore gets the end-of-sequence token in front, unless it puts it there
+    itself; a tokenizer with one is left to its own special tokens.
+    """
+    ids = cast("list[int]", tokenizer(prompt)["input_ids"])
+    eos, bos = cast("int | None", tokenizer.eos_token_id), tokenizer.bos_token_id
+    own_start = bos is not None and bos != eos
+    if own_start or eos is None or (ids and ids[0] == eos):
+        return ids
+    return [eos, *ids]
+
+
+class _GrowingLayer(DynamicLayer):
+    """Keys and values in a buffer with room ahead, where the library's layer copies the whole cache at every token."""
+
+    def _room(self, length: int, like: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
+        """A buffer [batch, heads, length and room, head size] that starts with ``old``."""
+        buffer = like.new_empty(like.shape[0], like.shape[1], length + max(64, length // 4), like.shape[-1])
+        if old is not None and old.numel():
+            buffer[:, :, : old.shape[-2]] = old
+        return buffer
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the new states; returns all, as views [batch, heads, length, head size]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers = None
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < end:
+            self._buffers = self._room(end, key_states, self.keys), self._room(end, value_states, self.values)
+        keys, values = self._buffers
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Take rows by index; the result no longer lies in the buffer, so the next token makes a new one."""
+        super().reorder_cache(beam_idx)
+        self._buffers = None
+
+
+def _new_cache(model: PreTrainedModel) -> DynamicCache:
+    """The library's cache for this model, its plain attention layers replaced by growing ones."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _uniforms(seeds: Sequence[tuple[int, int, int]], count: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1), [rows, count], float64: each row from its own Philox stream.
+
+    Philox (Salmon et al. 2011) is keyed, so that a stream is a function of its name (seed, prompt, sample) alone.
+    """
+    drawn = np.empty((len(seeds), count))
+    for row, (seed, prompt, sample) in zip(drawn, seeds, strict=True):
+        key = np.array([seed, (prompt << 32) | sample], dtype=np.uint64)
+        np.random.Generator(np.random.Philox(key=key)).random(out=row)
+    return torch.from_numpy(drawn)
+
+
+def _draw(
+    logits: torch.Tensor, settings: SamplingSettings, uniform: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens by the inverse of the cumulative distribution, and their log-probabilities.
+
+    Args:
+        logits: [rows, vocabulary].
+        uniform: [rows], float64 in [0, 1); None takes the likeliest token.
+
+    Returns:
+        Tokens [rows]; log-probability at temperature 1 [rows]; log-probability under what was sampled from [rows].
+    """
+    plain = torch.log_softmax(logits.float(), dim=-1)
+    if uniform is None:
+        tokens = plain.argmax(dim=-1)
+        own = plain.gather(1, tokens[:, None])[:, 0]
+        return tokens, own, torch.zeros_like(own)
+    logs = plain if settings.temperature == 1 else torch.log_softmax(logits.float() / settings.temperature, dim=-1)
+    # float64, since a cumulative sum over a large vocabulary in float32 shifts the borders between tokens.
+    weights = logs.double().exp()
+    order = None
+    if settings.top_p < 1:
+        weights, order = weights.sort(dim=-1, descending=True)
+        before = weights.cumsum(dim=-1) - weights
+        weights = weights.masked_fill(before >= settings.top_p, 0.0)
+    cumulative = weights.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    # Strictly below the total, so that rounding never lands on a token of probability zero behind the last possible.
+    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    place = torch.searchsorted(cumulative, target, right=True)
+    sampled = (weights.gather(1, place) / total).log()[:, 0].float()
+    tokens = place[:, 0] if order is None else order.gather(1, place)[:, 0]
+    return tokens, plain.gather(1, tokens[:, None])[:, 0], sampled
+
+
+@dataclass
+class _Batch:
+    """One batch: whole prompts (or a part of one prompt's samples), a row for each sample."""
+
+    prompts: list[int]
+    """Places of the prompts in the caller's list."""
+    samples: list[list[int]]
+    """Which samples, per prompt."""
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """(prompt, sample) of each row."""
+        return [(p, s) for p, samples in zip(self.prompts, self.samples, strict=True) for s in samples]
+
+
+class TransformersSampler:
+    """Samples with a transformers model in this process; gradients, mode and weights of the model are left as they are.
+
+    Works with attention, sliding-window and hybrid Mamba models, since every cache layer of the library can take rows
+    by index. A model that carries a recurrent state gets batches of equally long prompts only, without padding: padding
+    in front would have to be masked out of the state in each model class, which cannot be taken for granted.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_rows: int = BATCH_ROWS
+    ) -> None:
+        """
+        Args:
+            model: a causal language model; it is used where it lies, so a trainer may pass the model it trains.
+            tokenizer: its end-of-sequence token is the stop token.
+            batch_rows: most rows sampled side by side; memory grows with it, results do not depend on it.
+
+        Raises:
+            CheckpointError: the tokenizer has no end-of-sequence token.
+        """
+        if tokenizer.eos_token_id is None:
+            raise CheckpointError("the tokenizer has no end-of-sequence token; set 'eos_token' in its config")
+        if batch_rows < 1:
+            raise ValueError(f"batch_rows is {batch_rows}; at least one row must be sampled at a time")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_rows = batch_rows
+        self.stop = cast("int", tokenizer.eos_token_id)
+        self.equal_lengths = bool(getattr(type(model), "_is_stateful", False))
+        self._told = False
+        self.positions: int | None = getattr(model.config, "max_position_embeddings", None)
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        settings: SamplingSettings,
+        seed: int | Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """See :class:`Sampler`. A response also ends, unfinished, where the model's positions end.
+
+        Raises:
+            StageError: a prompt is empty, or leaves no position for a response.
+        """
+        self._check(prompts, n)
+        self._tell(prompts, settings, progress)
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need {len(prompts)} seeds, not {len(seeds)}")
+        places = range(len(prompts)) if isinstance(seed, int) else [0] * len(prompts)
+        done: list[list[Completion | None]] = [[None] * n for _ in prompts]
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch in self._batches(prompts, n):
+                streams = [(seeds[p], places[p], s) for p, s in batch.rows]
+                completions = self._run(batch, prompts, settings, streams)
+                for (p, s), completion in zip(batch.rows, completions, strict=True):
+                    done[p][s] = completion
+                if progress is not None:
+                    progress.advance(len(completions))
+        finally:
+            self.model.train(training)
+        return [[c for c in row if c is not None] for row in done]
+
+    def _check(self, prompts: Sequence[Sequence[int]], n: int) -> None:
+        if n < 1:
+            raise ValueError(f"n is {n}; at least one sample a prompt must be drawn")
+        for place, prompt in enumerate(prompts):
+            if not prompt:
+                raise StageError(f"prompt {place} has no tokens; a model needs at least one to continue from")
+            if self.positions is not None and len(prompt) >= self.positions:
+                raise StageError(
+                    f"prompt {place} has {len(prompt)} tokens, but the model has {self.positions} positions for prompt "
+                    "and response together; leave out such items or take a model with more positions"
+                )
+
+    def _tell(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, progress: Progress | None) -> None:
+        """Say once that some responses cannot become as long as was asked for."""
+        longest = max(map(len, prompts), default=0)
+        over = self.positions is not None and longest + settings.max_new_tokens > self.positions
+        if over and progress is not None and not self._told:
+            self._told = True
+            progress.note(
+                f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones exceed the model's {self.positions} "
+                "positions; such responses are cut there and counted as truncated"
+            )
+
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> Iterator[_Batch]:
+        """Prompts of like length together, a prompt's samples split only where they alone exceed a batch."""
+        order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
+        batch = _Batch([], [])
+        room = self.batch_rows
+        for p in order:
+            for first in range(0, n, self.batch_rows):
+                part = list(range(first, min(n, first + self.batch_rows)))
+                other = self.equal_lengths and batch.prompts and len(prompts[batch.prompts[0]]) != len(prompts[p])
+                if len(part) > room or other:
+                    yield batch
+                    batch, room = _Batch([], []), self.batch_rows
+                batch.prompts.append(p)
+                batch.samples.append(part)
+                room -= len(part)
+        if batch.prompts:
+            yield batch
+
+    def _forward(self, ids: torch.Tensor, cache: DynamicCache, mask: torch.Tensor | None) -> torch.Tensor:
+        """Logits [rows, vocabulary] of the token after ``ids`` [rows, tokens]; ``mask`` [rows, all tokens] or None."""
+        given: dict[str, Any] = {}
+        if mask is not None:
+            # Positions count real tokens; those of padding are never looked at and only must not be negative.
+            positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+            given = {"attention_mask": mask, "position_ids": positions[:, -ids.shape[1] :]}
+        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **given)
+        if output.past_key_values is not cache:
+            raise CheckpointError(
+                f"{type(self.model).__name__} does not keep its state in the cache of the library; it cannot be sampled"
+            )
+        return output.logits[:, -1]
+
+    def _prefill(
+        self, batch: _Batch, prompts: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, DynamicCache, torch.Tensor | None]:
+        """Read each prompt once; returns logits, cache and mask with a row for each sample."""
+        device = self.model.device
+        lengths = [len(prompts[p]) for p in batch.prompts]
+        longest = max(lengths)
+        padded = [[prompts[p][0]] * (longest - len(prompts[p])) + list(prompts[p]) for p in batch.prompts]
+        mask = None
+        if min(lengths) < longest:
+            mask = torch.arange(longest)[None, :] >= longest - torch.tensor(lengths)[:, None]
+            mask = mask.to(device, torch.long)
+        cache = _new_cache(self.model)
+        logits = self._forward(torch.tensor(padded, device=device), cache, mask)
+        counts = torch.tensor([len(samples) for samples in batch.samples], device=device)
+        if int(counts.sum()) == len(batch.prompts):
+            return logits, cache, mask
+        repeat = torch.repeat_interleave(counts)
+        cache.reorder_cache(cast("torch.LongTensor", repeat))
+        return logits[repeat], cache, None if mask is None else mask[repeat]
+
+    # Not inference mode: a buffer that a model makes in it (some rotary embeddings do) could not be trained through.
+    @torch.no_grad()
+    def _run(
+        self,
+        batch: _Batch,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        streams: Sequence[tuple[int, int, int]],
+    ) -> list[Completion]:
+        """Sample one batch to its end."""
+        device = self.model.device
+        limits = self._limits(batch, prompts, settings)
+        limit, steps = torch.tensor(limits, device=device), max(limits)
+        uniforms = _uniforms(streams, steps if settings.temperature else 0).to(device)
+        ids = torch.zeros(len(streams), steps, dtype=torch.long, device=device)
+        logs = torch.zeros(2, len(streams), steps, device=device)
+        lengths = torch.zeros(len(streams), dtype=torch.long, device=device)
+        rows = torch.arange(len(streams), device=device)
+        running = torch.ones(len(streams), dtype=torch.bool, device=device)
+        logits, cache, mask = self._prefill(batch, prompts)
+        for step in range(steps):
+            tokens, own, sampled = _draw(logits, settings, uniforms[rows, step] if settings.temperature else None)
+            ids[rows, step], logs[0, rows, step], logs[1, rows, step] = tokens, own, sampled
+            lengths[rows[running]] = step + 1
+            running &= (tokens != self.stop) & (limit[rows] > step + 1)
+            left = int(running.sum())
+            if left == 0:
+                break
+            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            if left <= KEEP_ENDED * len(rows):
+                keep = running.nonzero()[:, 0]
+                cache.reorder_cache(cast("torch.LongTensor", keep))
+                rows, tokens, running = rows[keep], tokens[keep], running[keep]
+                mask = None if mask is None else mask[keep]
+            logits = self._forward(tokens[:, None], cache, mask)
+        return self._completions(ids.cpu(), logs.cpu(), lengths.tolist())
+
+    def _limits(self, batch: _Batch, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[int]:
+        """Most new tokens of each row: what was asked for, or the positions that the prompt leaves."""
+        most = settings.max_new_tokens
+        if self.positions is None:
+            return [most] * len(batch.rows)
+        return [min(most, self.positions - len(prompts[p])) for p, _ in batch.rows]
+
+    def _completions(self, ids: torch.Tensor, logs: torch.Tensor, lengths: list[int]) -> list[Completion]:
+        rows = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
+        finished = [row[-1] == self.stop for row in rows]
+        spoken = [row[:-1] if end else row for row, end in zip(rows, finished, strict=True)]
+        texts = self.tokenizer.batch_decode(spoken, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return [
+            Completion(
+                token_ids=row,
+                text=text,
+                logprobs=logs[0, i, : len(row)].tolist(),
+                sampler_logprobs=logs[1, i, : len(row)].tolist(),
+                finished=end,
+            )
+            for i, (row, text, end) in enumerate(zip(rows, texts, finished, strict=True))
+        ]
