@@ -1,0 +1,189 @@
+"""Which part of a network a tensor belongs to, by its name, for the architecture classes of the study.
+
+A name is first brought to one spelling (`canonical`): Nemotron-H is saved under ``backbone.`` and held in memory under
+``model.``, and a granitemoehybrid with experts is saved under other names than it is held. Nemotron-H calls every mixer
+``mixer``; what is inside it (``in_proj``, ``q_proj``, ``up_proj``) tells Mamba, attention and MLP apart.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Component = Literal["attention", "mlp", "mamba", "embedding", "norm", "head", "other"]
+
+COMPONENTS: tuple[Component, ...] = ("attention", "mlp", "mamba", "embedding", "norm", "head", "other")
+
+SUBCOMPONENTS: tuple[str, ...] = (
+    "attention.q",
+    "attention.k",
+    "attention.v",
+    "attention.o",
+    "mlp.gate",
+    "mlp.up",
+    "mlp.down",
+    "mlp.router",
+    "mamba.in_proj",
+    "mamba.out_proj",
+    "mamba.conv1d",
+    "mamba.A",
+    "mamba.dt",
+    "mamba.D",
+    "embedding",
+    "head",
+    "norm",
+)
+"""In the order in which tables show them; ``other`` tensors stand under their own names."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a tensor lies."""
+
+    layer: int | None
+    """Index of the layer; None outside the layers."""
+    component: Component
+    """Coarse part."""
+    subcomponent: str
+    """Fine part: one of ``SUBCOMPONENTS``, of a fused tensor its parts joined by ``+``, else the tensor's own name."""
+    splits: tuple[str, ...] = ()
+    """Sub-components of a fused tensor, equal shares of the last axis but one, in order; empty if it is not fused."""
+
+
+_SELF_ATTENTION: tuple[tuple[str, str], ...] = (
+    (r"self_attn\.([qkvo])_proj\.(?:weight|bias)", r"attention.\1"),
+    (r"(?:input|post_attention)_layernorm\.weight", "norm"),
+)
+_DENSE = (*_SELF_ATTENTION, (r"mlp\.(gate|up|down)_proj\.(?:weight|bias)", r"mlp.\1"))
+_QWEN3 = (*_DENSE, (r"self_attn\.[qk]_norm\.weight", "norm"))
+_MAMBA = (
+    (r"(?:mamba|mixer)\.(in_proj|out_proj|conv1d)\.(?:weight|bias)", r"mamba.\1"),
+    (r"(?:mamba|mixer)\.dt_bias", "mamba.dt"),
+    (r"(?:mamba|mixer)\.A_log", "mamba.A"),
+    (r"(?:mamba|mixer)\.D", "mamba.D"),
+    (r"(?:mamba|mixer)\.norm\.weight", "norm"),
+)
+_GRANITE_HYBRID = (
+    *_SELF_ATTENTION,
+    *_MAMBA,
+    (r"shared_mlp\.input_linear\.weight", "mlp.gate+mlp.up"),
+    (r"shared_mlp\.output_linear\.weight", "mlp.down"),
+    (r"block_sparse_moe\.experts\.gate_up_proj", "mlp.gate+mlp.up"),
+    (r"block_sparse_moe\.experts\.down_proj", "mlp.down"),
+    (r"block_sparse_moe\.router\.weight", "mlp.router"),
+)
+_NEMOTRON_H = (
+    *_MAMBA,
+    (r"norm\.weight", "norm"),
+    (r"mixer\.([qkvo])_proj\.(?:weight|bias)", r"attention.\1"),
+    (r"mixer\.(up|down)_proj\.(?:weight|bias)", r"mlp.\1"),
+    (r"mixer\.(?:experts|shared_experts)\.(?:\d+\.)?(up|down)_proj(?:\.(?:weight|bias))?", r"mlp.\1"),
+    (r"mixer\.gate\.(?:weight|e_score_correction_bias)", "mlp.router"),
+)
+_LAYER_RULES: dict[str, tuple[tuple[str, str], ...]] = {
+    "llama": _DENSE,
+    "mistral": _DENSE,
+    "granite": _DENSE,
+    "qwen2": _DENSE,
+    "qwen3": _QWEN3,
+    "granitemoehybrid": _GRANITE_HYBRID,
+    "nemotron_h": _NEMOTRON_H,
+}
+_COMPILED = {
+    family: tuple((re.compile(pattern), target) for pattern, target in rules) for family, rules in _LAYER_RULES.items()
+}
+_OUTSIDE: dict[str, str] = {
+    "model.embed_tokens.weight": "embedding",
+    "model.embeddings.weight": "embedding",
+    "model.norm.weight": "norm",
+    "model.norm_f.weight": "norm",
+    "lm_head.weight": "head",
+}
+_LAYER = re.compile(r"model\.layers\.(\d{1,6})\.(.+)")
+
+FAMILIES = frozenset(_LAYER_RULES)
+"""Values of ``model_type`` whose every tensor is known."""
+
+_ON_DISK: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "nemotron_h": ((re.compile(r"^backbone\."), "model."),),
+    "granitemoehybrid": (
+        (re.compile(r"block_sparse_moe\.input_linear\.weight$"), "block_sparse_moe.experts.gate_up_proj"),
+        (re.compile(r"block_sparse_moe\.output_linear\.weight$"), "block_sparse_moe.experts.down_proj"),
+        (re.compile(r"block_sparse_moe\.router\.layer\.weight$"), "block_sparse_moe.router.weight"),
+    ),
+}
+
+
+def canonical(name: str, model_type: str) -> str:
+    """``name`` as the model holds it in memory, whichever way the file was written."""
+    for pattern, replacement in _ON_DISK.get(model_type, ()):
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _component(subcomponent: str) -> Component:
+    head = subcomponent.partition(".")[0]
+    for component in COMPONENTS:
+        if component == head:
+            return component
+    raise ValueError(f"no component for {subcomponent!r}")
+
+
+def _located(layer: int | None, subcomponent: str) -> Location:
+    splits = tuple(subcomponent.split("+")) if "+" in subcomponent else ()
+    return Location(layer, _component(subcomponent), subcomponent, splits)
+
+
+def locate(name: str, model_type: str) -> Location:
+    """Where the tensor ``name`` of a ``model_type`` network lies.
+
+    Args:
+        name: the tensor's name, as saved or as held in memory.
+        model_type: ``model_type`` of the checkpoint's config.
+
+    Returns:
+        The location. A name that is not known, or a ``model_type`` outside ``FAMILIES``, gives the component ``other``
+        with the tensor's own name as sub-component: such tensors are compared one by one.
+    """
+    name = canonical(name, model_type)
+    match = _LAYER.fullmatch(name)
+    layer = int(match[1]) if match else None
+    if model_type in FAMILIES:
+        if match is None and name in _OUTSIDE:
+            return _located(None, _OUTSIDE[name])
+        for pattern, target in _COMPILED[model_type] if match else ():
+            found = pattern.fullmatch(match[2]) if match else None
+            if found:
+                return _located(layer, found.expand(target))
+    return Location(layer, "other", name)
+
+
+def flat_ranges(shape: Sequence[int], location: Location) -> list[tuple[str, list[tuple[int, int]]]]:
+    """The sub-components of a tensor and where each lies in its row-major elements.
+
+    Args:
+        shape: of the tensor.
+        location: of the tensor.
+
+    Returns:
+        ``(sub-component, [(start, stop), ...])`` in order; a tensor that is not fused is one range. Equal shares of the
+        last axis but one: a matrix [2n, m] has its first n rows and its last n rows.
+
+    Raises:
+        ValueError: a fused tensor's axis cannot be shared out equally.
+    """
+    if not location.splits:
+        return [(location.subcomponent, [(0, math.prod(shape))])]
+    shares = len(location.splits)
+    if len(shape) < 2 or shape[-2] % shares:
+        raise ValueError(f"shape {list(shape)} cannot be shared out among {', '.join(location.splits)}")
+    block = shape[-2] * shape[-1]
+    share = block // shares
+    starts = [block * k for k in range(math.prod(shape[:-2]))]
+    return [
+        (name, [(start + share * k, start + share * (k + 1)) for start in starts])
+        for k, name in enumerate(location.splits)
+    ]
