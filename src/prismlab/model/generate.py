@@ -251,7 +251,9 @@ class TransformersSampler:
             StageError: a prompt is empty, or leaves no position for a response.
         """
         self._check(prompts, n)
-        self._tell(prompts, settings, progress)
+        longest = max(map(len, prompts), default=0)
+        if self.positions is not None and longest + settings.max_new_tokens > self.positions:
+            self._tell(longest, progress)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need {len(prompts)} seeds, not {len(seeds)}")
@@ -283,16 +285,15 @@ class TransformersSampler:
                     "and response together; leave out such items or take a model with more positions"
                 )
 
-    def _tell(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, progress: Progress | None) -> None:
+    def _tell(self, longest: int, progress: Progress | None) -> None:
         """Say once that some responses cannot become as long as was asked for."""
-        longest = max(map(len, prompts), default=0)
-        over = self.positions is not None and longest + settings.max_new_tokens > self.positions
-        if over and progress is not None and not self._told:
-            self._told = True
-            progress.note(
-                f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones exceed the model's {self.positions} "
-                "positions; such responses are cut there and counted as truncated"
-            )
+        if progress is None or self._told:
+            return
+        self._told = True
+        progress.note(
+            f"the longest prompt has {longest} tokens, and with its response it exceeds the model's {self.positions} "
+            "positions: such responses are cut there and counted as truncated"
+        )
 
     def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> Iterator[_Batch]:
         """Prompts of like length together, a prompt's samples split only where they alone exceed a batch."""
