@@ -1,0 +1,159 @@
+"""What no single field can tell: that every name refers to something, and that nothing needs itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from prismlab.study.explain import problem
+from prismlab.study.spec import CheckpointSpec, MergeSpec, PromptSpec, RLSpec, TrainSpec
+from prismlab.study.study import Study
+
+
+def starts_of(spec: CheckpointSpec) -> list[str]:
+    """Names of the bases and checkpoints that a checkpoint is made of."""
+    return list(spec.weights) if isinstance(spec, MergeSpec) else [spec.start]
+
+
+def _refer(where: str, names: Iterable[str], known: Iterable[str], what: str) -> Iterator[str]:
+    options = list(known)
+    for name in names:
+        if name not in options:
+            yield problem(where, f"no {what} {name!r}", options, name)
+
+
+def _checkpoints(study: Study) -> Iterator[str]:
+    known = [*study.bases, *study.checkpoints]
+    for name, spec in study.checkpoints.items():
+        here = f"checkpoints.{name}"
+        if name in study.bases:
+            yield f"{here}: a base has this name too; name one of them otherwise"
+        if isinstance(spec, MergeSpec):
+            yield from _refer(f"{here}.weights", spec.weights, known, "base or checkpoint")
+            continue
+        yield from _refer(f"{here}.from", [spec.start], known, "base or checkpoint")
+        if isinstance(spec, TrainSpec):
+            yield from _refer(f"{here}.mixture", [spec.mixture], study.mixtures, "mixture")
+        else:
+            yield from _refer(f"{here}.prompts", [spec.prompts], study.prompts, "prompt set")
+
+
+def _prompt_set(name: str, spec: PromptSpec, study: Study) -> Iterator[str]:
+    here = f"prompts.{name}"
+    yield from _refer(f"{here}.scoring", [spec.scoring], study.scorings, "scoring")
+    scoring = study.scorings.get(spec.scoring)
+    if scoring is None:
+        return
+    yield from _refer(f"{here}.tasks", spec.tasks, scoring.tasks, f"task among those of scoring {spec.scoring!r}:")
+    yield from _refer(f"{here}.overrides", spec.overrides, spec.tasks, "task among this prompt set's")
+    ranges = {"": (spec.min_correct, scoring.samples if spec.max_correct is None else spec.max_correct)}
+    ranges |= {f".overrides.{task}": span for task, span in spec.overrides.items()}
+    for key, (low, high) in ranges.items():
+        if not 0 <= low <= high <= scoring.samples:
+            yield problem(
+                f"{here}{key}", f"{low} to {high} correct samples", f"0 <= least <= most <= {scoring.samples} (samples)"
+            )
+
+
+def _sampling(study: Study) -> Iterator[str]:
+    everything = [*study.bases, *study.checkpoints]
+    for name, spec in study.scorings.items():
+        yield from _refer(f"scorings.{name}.by", [spec.by], everything, "base or checkpoint")
+        yield from _refer(f"scorings.{name}.tasks", spec.tasks, study.tasks, "task")
+    for name, spec in study.prompts.items():
+        yield from _prompt_set(name, spec, study)
+    for name, spec in study.evaluations.items():
+        here = f"evaluations.{name}"
+        yield from _refer(f"{here}.tasks", spec.tasks, study.tasks, "task")
+        yield from _refer(f"{here}.text", spec.text, study.sources, "source")
+        yield from _refer(f"{here}.checkpoints", spec.checkpoints or [], everything, "base or checkpoint")
+        for both in set(spec.tasks) & set(spec.text):
+            if study.tasks.get(both) and study.tasks[both].files is not None:
+                yield f"{here}: {both!r} is a task and a source, and each has files; name one of them otherwise"
+
+
+def _analyses(study: Study) -> Iterator[str]:
+    everything = [*study.bases, *study.checkpoints]
+    analyses = study.analyses
+    groups: dict[str, Sequence[tuple[str, ...]]] = {
+        "weights.pairs": (analyses.weights and analyses.weights.pairs) or [],
+        "cka.pairs": (analyses.cka and analyses.cka.pairs) or [],
+        "direction.triples": (analyses.direction and analyses.direction.triples) or [],
+    }
+    for key, rows in groups.items():
+        for number, row in enumerate(rows):
+            yield from _refer(f"analyses.{key}[{number}]", row, everything, "base or checkpoint")
+    if analyses.cka:
+        yield from _refer("analyses.cka.sources", analyses.cka.sources, study.sources, "source")
+    if analyses.behaviour:
+        wanted = analyses.behaviour.evaluation
+        sampled = [name for name, spec in study.evaluations.items() if spec.tasks]
+        yield from _refer("analyses.behaviour.evaluation", [wanted], sampled, "evaluation with tasks")
+    if analyses.trajectory and analyses.trajectory.checkpoints is not None:
+        yield from _refer(
+            "analyses.trajectory.checkpoints",
+            analyses.trajectory.checkpoints,
+            [name for name, spec in study.checkpoints.items() if getattr(spec, "snapshots", 0) > 0],
+            "checkpoint with 'snapshots' above 0:",
+        )
+
+
+def _rest(study: Study) -> Iterator[str]:
+    if len(set(study.seeds)) < len(study.seeds):
+        yield problem("seeds", f"{study.seeds} has a seed twice", "each seed once")
+    if study.tokenizer is not None:
+        yield from _refer("tokenizer", [study.tokenizer], study.bases, "base")
+    for name, mixture in study.mixtures.items():
+        yield from _refer(f"mixtures.{name}.weights", mixture.weights, study.sources, "source")
+        yield from _refer(
+            f"mixtures.{name}.tokens_in_source", mixture.tokens_in_source or {}, mixture.weights, "weight for source"
+        )
+    if study.claims.evaluation is not None:
+        yield from _refer("claims.evaluation", [study.claims.evaluation], study.evaluations, "evaluation")
+    for arm, name in study.claims.arms.items():
+        yield from _refer(f"claims.arms.{arm}", [name], [*study.bases, *study.checkpoints], "base or checkpoint")
+
+
+def _needs(study: Study) -> dict[str, list[str]]:
+    """What each checkpoint, prompt set and scoring is made of, as ``section.name``."""
+
+    def checkpoint(name: str) -> str:
+        return f"bases.{name}" if name in study.bases else f"checkpoints.{name}"
+
+    needs: dict[str, list[str]] = {}
+    for name, spec in study.checkpoints.items():
+        needs[f"checkpoints.{name}"] = [checkpoint(start) for start in starts_of(spec)]
+        if isinstance(spec, RLSpec):
+            needs[f"checkpoints.{name}"].append(f"prompts.{spec.prompts}")
+    needs |= {f"prompts.{name}": [f"scorings.{spec.scoring}"] for name, spec in study.prompts.items()}
+    needs |= {f"scorings.{name}": [checkpoint(spec.by)] for name, spec in study.scorings.items()}
+    return needs
+
+
+def find_cycle(needs: Mapping[str, Sequence[str]]) -> list[str] | None:
+    """A cycle, its first node repeated at the end, or None. Iterative, so that a long chain overflows nothing."""
+    done: set[str] = set()
+    for root in needs:
+        path: list[str] = []
+        stack: list[tuple[str, Iterator[str]]] = [(root, iter(needs[root]))] if root not in done else []
+        path += [root] if stack else []
+        while stack:
+            following = next(stack[-1][1], None)
+            if following is None:
+                done.add(path.pop())
+                stack.pop()
+            elif following in path:
+                return [*path[path.index(following) :], following]
+            elif following not in done:
+                path.append(following)
+                stack.append((following, iter(needs.get(following, ()))))
+    return None
+
+
+def cross_problems(study: Study) -> list[str]:
+    """Every broken reference and rule between parts of the study, two lines each; cycles only where names are right."""
+    found = [*_checkpoints(study), *_sampling(study), *_analyses(study), *_rest(study)]
+    if not found and (cycle := find_cycle(_needs(study))):
+        found.append(
+            f"{cycle[0]}: a cycle, so nothing can come first: {' <- '.join(cycle)}; cut it at one 'from' or 'by'"
+        )
+    return found

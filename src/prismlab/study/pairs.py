@@ -1,0 +1,77 @@
+"""Which checkpoints an analysis compares where the study does not say."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from prismlab.study.check import starts_of
+from prismlab.study.spec import RLSpec, TrainSpec
+from prismlab.study.study import Study
+
+
+def is_random(study: Study, name: str) -> bool:
+    """Whether a name is a base with random weights, which is no old side of any comparison."""
+    return name in study.bases and study.bases[name].arch is not None
+
+
+def root_of(study: Study, name: str) -> str | None:
+    """Where a checkpoint's chain begins: what pretraining made of random weights, else the outside base.
+
+    A merge is followed to its first checkpoint. None if it begins with random weights that no pretraining touched.
+    """
+    pretrained: str | None = None
+    while name in study.checkpoints:
+        spec = study.checkpoints[name]
+        start = starts_of(spec)[0]
+        if isinstance(spec, TrainSpec) and spec.stage == "pretrain" and is_random(study, start):
+            pretrained = name
+        name = start
+    return pretrained if is_random(study, name) else name
+
+
+def weight_pairs(study: Study) -> list[tuple[str, str]]:
+    """``(old, new)`` pairs: those of ``analyses.weights``, else each stage's start and end, and root to each RL run."""
+    if study.analyses.weights is not None and study.analyses.weights.pairs is not None:
+        return list(dict.fromkeys(study.analyses.weights.pairs))
+    pairs: list[tuple[str, str]] = []
+    for name, spec in study.checkpoints.items():
+        pairs += [(start, name) for start in starts_of(spec) if not is_random(study, start)]
+    for name, spec in study.checkpoints.items():
+        root = root_of(study, name)
+        if isinstance(spec, RLSpec) and root is not None:
+            pairs.append((root, name))
+    return list(dict.fromkeys(pairs))
+
+
+def cka_pairs(study: Study) -> list[tuple[str, str]]:
+    """Pairs of ``analyses.cka``, else those of the weights."""
+    if study.analyses.cka is not None and study.analyses.cka.pairs is not None:
+        return list(dict.fromkeys(study.analyses.cka.pairs))
+    return weight_pairs(study)
+
+
+def direction_triples(study: Study) -> list[tuple[str, str, str]]:
+    """``(base, a, b)`` of ``analyses.direction``, else every two mid-trained checkpoints that share a start."""
+    if study.analyses.direction is not None and study.analyses.direction.triples is not None:
+        return list(dict.fromkeys(study.analyses.direction.triples))
+    mids = [
+        (spec.start, name)
+        for name, spec in study.checkpoints.items()
+        if isinstance(spec, TrainSpec) and spec.stage == "midtrain" and not is_random(study, spec.start)
+    ]
+    return [(a[0], a[1], b[1]) for a, b in combinations(mids, 2) if a[0] == b[0]]
+
+
+def trajectory_checkpoints(study: Study) -> list[str]:
+    """Checkpoints of ``analyses.trajectory``, else every RL checkpoint with snapshots."""
+    if study.analyses.trajectory is not None and study.analyses.trajectory.checkpoints is not None:
+        return list(dict.fromkeys(study.analyses.trajectory.checkpoints))
+    return [name for name, spec in study.checkpoints.items() if isinstance(spec, RLSpec) and spec.snapshots > 0]
+
+
+def evaluated(study: Study, evaluation: str) -> list[str]:
+    """Checkpoints that an evaluation samples: those it names, else every one and every base that is not random."""
+    named = study.evaluations[evaluation].checkpoints
+    if named is not None:
+        return list(dict.fromkeys(named))
+    return [*(name for name in study.bases if not is_random(study, name)), *study.checkpoints]

@@ -1,0 +1,324 @@
+"""From a study to its steps: one method for each kind, configurations exactly as docs/architecture.md has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from prismlab.seeds import derive_seed
+from prismlab.study.arms import infer_arms
+from prismlab.study.content import FileHashes
+from prismlab.study.load import LoadedStudy
+from prismlab.study.pairs import cka_pairs, direction_triples, evaluated, trajectory_checkpoints, weight_pairs
+from prismlab.study.spec import MergeSpec, RLSpec, TrainSpec
+from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
+from prismlab.study.study import THRESHOLDS
+
+MACHINE_TEXT = ("web", "code-text", "chat")
+"""Micro domains whose text is found on the machine, so that its hash belongs to the fingerprint."""
+_CLAIMS_READ = ("evaluation", "weights", "direction", "cka", "behaviour", "trajectory")
+
+
+def _json(spec: BaseModel) -> dict[str, Any]:
+    return spec.model_dump(mode="json", by_alias=True)
+
+
+class _Builder:
+    """Collects the steps of one study, seed by seed."""
+
+    def __init__(
+        self, loaded: LoadedStudy, threads: int, hashes: FileHashes, machine_text: Callable[[], str] | None
+    ) -> None:
+        self.loaded = loaded
+        self.study = loaded.study
+        self.threads = threads
+        self.hashes = hashes
+        self.steps: dict[str, Step] = {}
+        self._machine_text: Callable[[], str] | None = machine_text
+        self._text = ""
+        self._content: dict[str, list[dict[str, str]]] = {}
+
+    def add(
+        self,
+        kind: str,
+        name: str,
+        seed: int | None,
+        config: Mapping[str, Any],
+        *,
+        seed_name: str | None = None,
+        step_name: str | None = None,
+        **rest: Any,
+    ) -> str:
+        """Add a step once and return its id. ``seed_name``: what its random numbers depend on, if not its name."""
+        step_id = f"{kind}/{step_name or name}" + ("" if seed is None else f"/s{seed}")
+        if step_id not in self.steps:
+            derived = derive_seed(kind, seed_name or name, "" if seed is None else seed)
+            self.steps[step_id] = Step(
+                kind=kind,
+                id=step_id,
+                name=name,
+                seed=seed,
+                # Sorted keys: equal fingerprints must mean equal configurations, order included.
+                config=json.loads(canonical({**config, "seed": derived})),
+                threads=self.threads,
+                **stage_of(kind),
+                **rest,
+            )
+        return step_id
+
+    def _files(self, section: str, name: str) -> Sequence[Path]:
+        return self.loaded.files.get(f"{section}.{name}", ())
+
+    def _listing(self, section: str, name: str) -> list[dict[str, str]]:
+        key = f"{section}.{name}"
+        if key not in self._content:
+            self._content[key] = self.hashes.listing(self._files(section, name))
+        return self._content[key]
+
+    def data(self, sources: Iterable[str] | None, tasks: Iterable[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Config keys and paths of the sources and tasks that a step reads.
+
+        In the configuration ``files`` of a spec holds names without folders; the paths travel apart from it.
+        """
+        config: dict[str, Any] = {"micro": _json(self.study.micro), "content": {}}
+        paths: dict[str, list[str]] = {}
+        groups = {"sources": sources, "tasks": tasks}
+        for section, names in groups.items():
+            if names is None:
+                continue
+            specs = {name: _json(getattr(self.study, section)[name]) for name in names}
+            for name, spec in specs.items():
+                if spec["files"] is not None:
+                    config["content"][name] = self._listing(section, name)
+                    spec["files"] = [file.name for file in self._files(section, name)]
+                    paths[name] = [str(file) for file in self._files(section, name)]
+            config[section] = specs
+        if any(
+            spec["micro"] and spec["micro"]["domain"] in MACHINE_TEXT for spec in config.get("sources", {}).values()
+        ):
+            config["machine_text"] = self._text_hash()
+        return config, {"paths": paths}
+
+    def _text_hash(self) -> str:
+        if not self._text:
+            if self._machine_text is None:
+                from prismlab.micro.text import text_hash
+
+                self._machine_text = text_hash
+            self._text = self._machine_text()
+        return self._text
+
+    def base(self, name: str, seed: int) -> str:
+        spec = _json(self.study.bases[name])
+        facts = {"checkpoint": name}
+        if spec["checkpoint"] is None:
+            return self.add("base", name, seed, {"spec": spec, "content": None}, facts=facts)
+        folders = self._files("bases", name)
+        if folders:
+            # Where a folder lies is no part of what it holds: the stage finds it in config["files"]["checkpoint"].
+            config = {"spec": {**spec, "checkpoint": "."}, "content": self.hashes.checkpoint(folders[0])}
+            return self.add("base", name, None, config, facts=facts, paths={"checkpoint": [str(folders[0])]})
+        hub_id, _, revision = str(spec["checkpoint"]).partition("@")
+        content = {"id": hub_id, "revision": revision or "main"}
+        return self.add("base", name, None, {"spec": spec, "content": content}, facts=facts)
+
+    def corpus(self, spec: TrainSpec, seed: int) -> str:
+        mixture = self.study.mixtures[spec.mixture]
+        tokenizer = self.study.tokenizer or next(iter(self.study.bases))
+        data, paths = self.data(mixture.weights, None)
+        rows = spec.steps * spec.rows
+        config = {
+            "mixture": spec.mixture,
+            "weights": dict(mixture.weights),
+            "max_epochs": mixture.max_epochs,
+            "rows": rows,
+            "seq_len": spec.seq_len,
+            "heldout": self.study.heldout,
+            "template": self.study.template,
+            **data,
+        }
+        # The seed is the mixture's: arms that train on one mixture see the same documents in the same order.
+        return self.add(
+            "corpus",
+            spec.mixture,
+            seed,
+            config,
+            step_name=f"{spec.mixture}-{rows}x{spec.seq_len}",
+            inputs={"tokenizer": self.base(tokenizer, seed)},
+            facts={"mixture": spec.mixture},
+            **paths,
+        )
+
+    def checkpoint(self, name: str, seed: int) -> str:
+        """The step that makes a base or a checkpoint, after those it needs."""
+        if name in self.study.bases:
+            return self.base(name, seed)
+        spec = self.study.checkpoints[name]
+        if isinstance(spec, MergeSpec):
+            inputs = {start: self.checkpoint(start, seed) for start in spec.weights}
+            return self.add("merge", name, seed, {"spec": _json(spec)}, inputs=inputs, facts={"checkpoint": name})
+        start = self.checkpoint(spec.start, seed)
+        facts = {"checkpoint": name, "start": spec.start, "stage": spec.stage}
+        if isinstance(spec, TrainSpec):
+            config = {"stage": spec.stage, "spec": _json(spec)}
+            inputs = {"start": start, "corpus": self.corpus(spec, seed)}
+            nproc = spec.nproc if spec.launch == "torchrun" else 0
+            facts["mixture"] = spec.mixture
+            return self.add("train", name, seed, config, inputs=inputs, facts=facts, nproc=nproc)
+        config = {"spec": _json(spec), "template": self.study.template}
+        inputs = {"start": start, "prompts": self.prompts(spec, seed)}
+        facts["prompts"] = spec.prompts
+        return self.add("rl", name, seed, config, inputs=inputs, facts=facts)
+
+    def scoring(self, name: str, seed: int) -> str:
+        spec = self.study.scorings[name]
+        data, paths = self.data(None, spec.tasks)
+        config = {"spec": _json(spec), "template": self.study.template, **data}
+        inputs = {"scorer": self.checkpoint(spec.by, seed)}
+        return self.add("scoring", name, seed, config, inputs=inputs, facts={"checkpoint": spec.by}, **paths)
+
+    def prompts(self, rl: RLSpec, seed: int) -> str:
+        return self.prompt_set(rl.prompts, seed)
+
+    def prompt_set(self, name: str, seed: int) -> str:
+        spec = self.study.prompts[name]
+        config = {"spec": _json(spec), "samples": self.study.scorings[spec.scoring].samples}
+        return self.add("prompts", name, seed, config, inputs={"scoring": self.scoring(spec.scoring, seed)})
+
+    def evaluation(self, name: str, checkpoint: str, seed: int) -> str:
+        spec = self.study.evaluations[name]
+        data, paths = self.data(spec.text, spec.tasks)
+        config = {
+            # Which checkpoints are evaluated changes nothing about any one of them.
+            "spec": {**_json(spec), "checkpoints": None},
+            "heldout": self.study.heldout,
+            "template": self.study.template,
+            "name": name,
+            **data,
+        }
+        # The seed is the evaluation's, so that every checkpoint is sampled with the same random numbers.
+        return self.add(
+            "evaluation",
+            name,
+            seed,
+            config,
+            step_name=f"{name}@{checkpoint}",
+            inputs={"checkpoint": self.checkpoint(checkpoint, seed)},
+            facts={"checkpoint": checkpoint},
+            **paths,
+        )
+
+    def weights(self, seed: int) -> None:
+        if self.study.analyses.weights is None:
+            return
+        for old, new in weight_pairs(self.study):
+            inputs = {"old": self.checkpoint(old, seed), "new": self.checkpoint(new, seed)}
+            facts = {"old": old, "new": new}
+            self.add("weights", f"{old}:{new}", seed, {"thresholds": self.thresholds()}, inputs=inputs, facts=facts)
+
+    def thresholds(self) -> list[float]:
+        return list(self.study.analyses.weights.thresholds if self.study.analyses.weights else THRESHOLDS)
+
+    def direction(self, seed: int) -> None:
+        if self.study.analyses.direction is None:
+            return
+        for base, a, b in direction_triples(self.study):
+            facts = {"base": base, "a": a, "b": b}
+            inputs = {key: self.checkpoint(name, seed) for key, name in facts.items()}
+            self.add("direction", f"{base}:{a}:{b}", seed, {}, inputs=inputs, facts=facts)
+
+    def cka(self, seed: int) -> None:
+        spec = self.study.analyses.cka
+        if spec is None:
+            return
+        data, paths = self.data(spec.sources, None)
+        config = {
+            "spec": {**_json(spec), "pairs": None},
+            "heldout": self.study.heldout,
+            "template": self.study.template,
+            **data,
+        }
+        for old, new in cka_pairs(self.study):
+            inputs = {"a": self.checkpoint(old, seed), "b": self.checkpoint(new, seed)}
+            facts = {"old": old, "new": new}
+            # One seed for all pairs: the same resamples of the same inputs, so that pairs can be compared.
+            self.add("cka", f"{old}:{new}", seed, config, seed_name="cka", inputs=inputs, facts=facts, **paths)
+
+    def behaviour(self, seed: int) -> None:
+        if self.study.analyses.behaviour is None:
+            return
+        name = self.study.analyses.behaviour.evaluation
+        for checkpoint in evaluated(self.study, name):
+            inputs = {"evaluation": self.evaluation(name, checkpoint, seed)}
+            where = f"{name}@{checkpoint}"
+            self.add("behaviour", name, seed, {}, step_name=where, inputs=inputs, facts={"checkpoint": checkpoint})
+
+    def trajectory(self, seed: int) -> None:
+        if self.study.analyses.trajectory is None:
+            return
+        for name in trajectory_checkpoints(self.study):
+            spec = self.study.checkpoints[name]
+            if isinstance(spec, MergeSpec):
+                continue
+            inputs = {"start": self.checkpoint(spec.start, seed), "run": self.checkpoint(name, seed)}
+            config = {"thresholds": self.thresholds()}
+            self.add("trajectory", name, seed, config, inputs=inputs, facts={"checkpoint": name, "start": spec.start})
+
+    def one_seed(self, seed: int) -> None:
+        """Every step of one seed, in the order in which a reader would tell the story."""
+        for name in self.study.checkpoints:
+            self.checkpoint(name, seed)
+        for name in self.study.prompts:
+            self.prompt_set(name, seed)
+        for name in self.study.scorings:
+            self.scoring(name, seed)
+        for name in self.study.evaluations:
+            for checkpoint in evaluated(self.study, name):
+                self.evaluation(name, checkpoint, seed)
+        self.weights(seed)
+        self.direction(seed)
+        self.cka(seed)
+        self.behaviour(seed)
+        self.trajectory(seed)
+
+    def ending(self, arms: Mapping[str, str]) -> None:
+        """The ledger of claims over all seeds, and the report over everything."""
+        # How many steps run at a time decides nothing, so it must not make a new ledger.
+        study = {**_json(self.study), "run": {"threads": self.threads}}
+        read = [step for step in self.steps.values() if step.kind in _CLAIMS_READ]
+        for kind, steps in (("claims", read), ("report", None)):
+            chosen = list(self.steps.values()) if steps is None else steps
+            config = {"study": study, "arms": dict(arms), "entries": entries_of(chosen)}
+            self.add(kind, self.study.name, None, config, inputs={step.id: step.id for step in chosen})
+
+
+def plan_study(
+    loaded: LoadedStudy,
+    *,
+    threads: int | None = None,
+    hash_cache: Path | None = None,
+    machine_text: Callable[[], str] | None = None,
+) -> Plan:
+    """The steps of a study for all its seeds, in topological order.
+
+    Args:
+        loaded: a study that ``load_study`` has checked.
+        threads: CPU threads a step, where not the study's own ``run.threads``; part of every fingerprint.
+        hash_cache: JSON file that remembers content hashes of the files the study reads.
+        machine_text: gives the hash of the text found on this machine; by default that of ``prismlab.micro.text``.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    hashes = FileHashes(hash_cache)
+    builder = _Builder(loaded, threads or loaded.study.run.threads, hashes, machine_text)
+    for seed in loaded.study.seeds:
+        builder.one_seed(seed)
+    arms = infer_arms(loaded.study)
+    builder.ending(arms)
+    hashes.save()
+    return Plan(name=loaded.study.name, steps=list(builder.steps.values()), arms=arms)

@@ -1,0 +1,25 @@
+"""Which function carries out a step of each kind, and its version.
+
+Stages are named as strings, so that planning imports none of them. Raise a stage's version when its output for an equal
+configuration changes: artifacts of the old version are then built anew.
+"""
+
+from __future__ import annotations
+
+STAGES: dict[str, tuple[str, int]] = {
+    "base": ("prismlab.model.base:run", 1),
+    "corpus": ("prismlab.data.build:run", 1),
+    "train": ("prismlab.train.stage:run", 1),
+    "merge": ("prismlab.merge.linear:run", 1),
+    "scoring": ("prismlab.rl.prompts:run_scoring", 1),
+    "prompts": ("prismlab.rl.prompts:run_prompts", 1),
+    "rl": ("prismlab.rl.train:run", 1),
+    "evaluation": ("prismlab.evaluate.stage:run", 1),
+    "weights": ("prismlab.analyse.weights:run", 1),
+    "direction": ("prismlab.analyse.direction:run", 1),
+    "cka": ("prismlab.analyse.cka:run", 1),
+    "behaviour": ("prismlab.analyse.behaviour:run", 1),
+    "trajectory": ("prismlab.analyse.trajectory:run", 1),
+    "claims": ("prismlab.claims.ledger:run", 1),
+    "report": ("prismlab.report.html:run", 1),
+}
