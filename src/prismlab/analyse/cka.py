@@ -138,7 +138,7 @@ def _texts(config: Mapping[str, Json], name: str) -> list[str]:
 def _states(
     folder: Path, texts: Mapping[str, Sequence[str]], max_tokens: int, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
-    """Pooled states of every source; a text without tokens gives none, so both checkpoints must drop the same ones."""
+    """Pooled states of every source. A text without tokens is an error: leaving it out would unpair the checkpoints."""
     from prismlab.model.checkpoint import load_model, load_tokenizer
 
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype="float32")

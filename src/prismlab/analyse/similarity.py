@@ -25,7 +25,11 @@ def gram(states: NDArray[np.floating]) -> Floats:
     Neither estimator changes when a constant is added to all states; taking it off first keeps the digits.
     """
     x = states.astype(np.float64)
+    largest = float(np.abs(x).max(initial=0.0))
     x = x - x.mean(axis=0)
+    # Equal inputs leave rounding errors behind, which must not pass for variation.
+    if float(np.abs(x).max(initial=0.0)) <= 1e-12 * largest:
+        return np.zeros((len(x), len(x)))
     return x @ x.T
 
 
@@ -46,7 +50,7 @@ def cka(k: Floats, m: Floats) -> float | None:
     a, b = _centred(k), _centred(m)
     floor = np.finfo(np.float64).eps ** 2
     kk, mm = float((a * a).sum()), float((b * b).sum())
-    # Equal inputs leave rounding errors behind, which must not pass for variation.
+    # A resample may hold one input alone: what is left of it after centring is rounding.
     if kk <= floor * float((k * k).sum()) * len(k) ** 2 or mm <= floor * float((m * m).sum()) * len(m) ** 2:
         return None
     value = _ratio(float((a * b).sum()), kk, mm)
