@@ -191,14 +191,9 @@ class Table:
             return absent("the study has no evaluation")
 
         def test(entry: Entry) -> bool:
-            return entry.get("checkpoint") == checkpoint and self._evaluation_of(entry) == name
+            return entry.get("checkpoint") == checkpoint and entry["name"] == name
 
         return self._read("evaluation", test, reader, f"evaluation {name!r} of {checkpoint} ({arm})", without)
-
-    def _evaluation_of(self, entry: Entry) -> object:
-        """Name of the evaluation that a step ran: the artifact's own word, or the entry's where there is none."""
-        artifact = self.inputs.get(entry["key"])
-        return artifact.config.get("name") if artifact is not None else entry.get("evaluation", entry["name"])
 
     def _pair_test(self, old: str, new: str, symmetric: bool = False) -> Callable[[Entry], bool]:
         pair = (self.arms.get(old), self.arms.get(new))

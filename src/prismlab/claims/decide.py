@@ -17,6 +17,8 @@ from prismlab.stats import Interval
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not_tested"]
 Side = Literal["greater", "less"]
+PURE = ("ratio", "share", "cosine", "CKA")
+"""Units that are pure numbers."""
 POWER = 0.8
 """Probability at which the detectable difference is stated."""
 
@@ -190,6 +192,11 @@ def weakest(parts: Sequence[Part]) -> Part | None:
     return min(deciding, key=lambda part: (rank[part.verdict], -(part.p if part.p is not None else 1.0)), default=None)
 
 
+def quantity(value: float, unit: str) -> str:
+    """A number with its unit; pure numbers (ratio, share, cosine, CKA) stand alone."""
+    return f"{value:.3g}" if unit in PURE else f"{value:.3g} {unit}"
+
+
 def power_statement(part: Part | None) -> str | None:
     """What this number of seeds could have shown, in one sentence; None without any value."""
     if part is None:
@@ -198,10 +205,10 @@ def power_statement(part: Part | None) -> str | None:
     if part.detectable is None:
         return f"{part.note}, so nothing could have been decided; at least 2 seeds that differ are needed."
     sd = statistics.stdev(part.series.values.values())
-    spread = f"With {_seeds(n)} and this spread (standard deviation {sd:.3g} {unit})"
+    spread = f"With {_seeds(n)} and this spread (standard deviation {quantity(sd, unit)})"
     if None not in part.bounds:
         half = ((part.interval.hi or 0.0) - (part.interval.lo or 0.0)) / 2
         width = ((part.bounds[1] or 0.0) - (part.bounds[0] or 0.0)) / 2
-        return f"{spread}, the interval is {half:.3g} {unit} to each side; the bounds allow {width:.3g}."
-    far = f"a true distance of {part.detectable:.3g} {unit} from the threshold"
+        return f"{spread}, the interval is {quantity(half, unit)} to each side; the bounds allow {width:.3g}."
+    far = f"a true distance of {quantity(part.detectable, unit)} from the threshold"
     return f"{spread}, {far} is seen with probability {POWER:.0%}."

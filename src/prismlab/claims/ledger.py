@@ -23,7 +23,8 @@ SCHEMA = 1
 def _decide(claim: Claim, table: Table) -> tuple[Decision, list[str]]:
     """The decision, and what is missing for one."""
     if claim.decide is None:
-        return Decision(verdict="not_tested"), list(claim.needs)
+        absent = [f"the study has no arm {arm}" for arm in claim.arms if arm not in table.arms]
+        return Decision(verdict="not_tested"), [*absent, *claim.reads]
     decision = claim.decide(table)
     missing = dict.fromkeys(reason for part in decision.parts if part.decides for reason in part.series.missing)
     return decision, list(missing)
@@ -59,7 +60,7 @@ def _entry(claim: Claim, table: Table) -> dict[str, Any]:
         "power": power_statement(part),
         "rule": claim.rule,
         "rules_version": RULES_VERSION,
-        "needs": list(claim.needs),
+        "needs": {"arms": list(claim.arms), "reads": list(claim.reads)},
         "missing": missing,
         "paper": REFERENCE[claim.id].to_json(),
         "evidence": _evidence(decision, table),

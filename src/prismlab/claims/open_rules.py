@@ -12,10 +12,12 @@ OPEN_CLAIMS: tuple[Claim, ...] = (
         "at b = 0, then b from 0 to 1 at a = 1, at 5 or more points a leg. Supported if mid minus base "
         "and RL minus mid lie above 0 and, at every inner point, the pass rate minus the straight line "
         "between its leg's ends lies above -5 (a convention); contradicted if any interval lies below its bound.",
-        needs=(
-            "arms base, mid[MCS], mid[MCS]>rl[MCS]",
-            "an analysis of the landscape between them, which this version lacks",
+        arms=(
+            "base",
+            "mid[MCS]",
+            "mid[MCS]>rl[MCS]",
         ),
+        reads=("an analysis of the landscape between them, which this version lacks",),
         decide=None,
     ),
     Claim(
@@ -25,10 +27,8 @@ OPEN_CLAIMS: tuple[Claim, ...] = (
         "at the last snapshot minus the rate of a fresh 16 samples at the start (so that no gain comes "
         "from selecting on the first ones). Supported if the interval lies above 0; contradicted if it "
         "lies below 0.",
-        needs=(
-            "arm mid[MCS]>rl[MCS], with snapshots",
-            "an analysis of the solvability frontier, which this version lacks",
-        ),
+        arms=("mid[MCS]>rl[MCS]",),
+        reads=("an analysis of the solvability frontier, which this version lacks",),
         decide=None,
     ),
     Claim(
@@ -38,7 +38,12 @@ OPEN_CLAIMS: tuple[Claim, ...] = (
         "mid[MC] above 0 points. Repair: (mid[MC]>merge>extend minus mid[MC]) minus half of (base minus "
         "mid[MC]) above 0: most of the damage (a convention: more than half). Supported if both "
         "intervals lie above 0; contradicted if either lies below 0.",
-        needs=("arms base, mid[MC], mid[MC]>merge>extend", "a long-context evaluation, which this version lacks"),
+        arms=(
+            "base",
+            "mid[MC]",
+            "mid[MC]>merge>extend",
+        ),
+        reads=("a long-context evaluation, which this version lacks",),
         decide=None,
     ),
     Claim(
@@ -47,10 +52,14 @@ OPEN_CLAIMS: tuple[Claim, ...] = (
         rule="Average score: mid[MCS]@16k minus mid[MCS]@8k and minus mid[MCS]@32k above 0 points; and over "
         "token budgets, mid[MC]@26B minus mid[MC]@16B within -1 to 1 point (a convention). Supported if "
         "all three hold; contradicted if any interval lies wholly on the other side.",
-        needs=(
-            "arms mid[MCS]@8k, mid[MCS]@16k, mid[MCS]@32k, mid[MC]@16B, mid[MC]@26B",
-            "sweeps over context length and token budget, which this version does not name",
+        arms=(
+            "mid[MCS]@8k",
+            "mid[MCS]@16k",
+            "mid[MCS]@32k",
+            "mid[MC]@16B",
+            "mid[MC]@26B",
         ),
+        reads=("sweeps over context length and token budget, which this version does not name",),
         decide=None,
     ),
     Claim(
@@ -59,10 +68,12 @@ OPEN_CLAIMS: tuple[Claim, ...] = (
         rule="Average score of extend>mid[MCS] minus that of mid[MCS] from each earlier pretraining phase "
         "(phase3>mid[MCS], phase4>mid[MCS]). Supported if every interval lies above 0; contradicted if "
         "any lies below 0.",
-        needs=(
-            "arms phase3>mid[MCS], phase4>mid[MCS], extend>mid[MCS]",
-            "starting points before and after long-context extension, which this version does not name",
+        arms=(
+            "phase3>mid[MCS]",
+            "phase4>mid[MCS]",
+            "extend>mid[MCS]",
         ),
+        reads=("starting points before and after long-context extension, which this version does not name",),
         decide=None,
     ),
 )

@@ -43,8 +43,10 @@ class Claim:
     """The claim in one sentence."""
     rule: str
     """The decision rule, word for word as in the documentation."""
-    needs: tuple[str, ...]
-    """Arms and analyses that the rule reads."""
+    arms: tuple[str, ...]
+    """Arms that the rule reads."""
+    reads: tuple[str, ...]
+    """Evaluations and analyses of them that the rule reads."""
     decide: Callable[[Table], Decision] | None
     """The rule as code; None where no step of this version makes what the rule reads."""
 

@@ -110,7 +110,11 @@ SCORE_CLAIMS: tuple[Claim, ...] = (
         title="Mid-training raises math, code and science",
         rule="For each domain (math, code, science) the score of mid[MCS] minus that of base, in points. Supported if "
         "every interval lies above 0; contradicted if any lies below 0.",
-        needs=("arms base, mid[MCS]", "an evaluation with tasks in math, code and science"),
+        arms=(
+            "base",
+            "mid[MCS]",
+        ),
+        reads=("an evaluation with tasks in math, code and science",),
         decide=_c1,
     ),
     Claim(
@@ -120,7 +124,11 @@ SCORE_CLAIMS: tuple[Claim, ...] = (
         "text sources of the deciding evaluation (each counts alike). Non-inferiority: supported if the "
         "interval lies below the margin claims.general_margin; contradicted if it lies above it. Single "
         "sources are shown and may get worse.",
-        needs=("arms base, mid[MCS]", "an evaluation with text sources"),
+        arms=(
+            "base",
+            "mid[MCS]",
+        ),
+        reads=("an evaluation with text sources",),
         decide=_c2,
     ),
     Claim(
@@ -129,7 +137,13 @@ SCORE_CLAIMS: tuple[Claim, ...] = (
         rule="Three differences in points: math of mid[M] minus base, code of mid[MC] minus mid[M], science "
         "of mid[MCS] minus mid[MC]. Supported if every interval lies above 0; contradicted if any lies "
         "below 0.",
-        needs=("arms base, mid[M], mid[MC], mid[MCS]", "an evaluation with tasks in math, code and science"),
+        arms=(
+            "base",
+            "mid[M]",
+            "mid[MC]",
+            "mid[MCS]",
+        ),
+        reads=("an evaluation with tasks in math, code and science",),
         decide=_c3,
     ),
     Claim(
@@ -137,7 +151,11 @@ SCORE_CLAIMS: tuple[Claim, ...] = (
         title="Mid-training before RL beats RL from the base",
         rule="Average score of mid[MCS]>rl[MCS] minus that of base>rl[MCS], in points. Supported if the interval lies "
         "above 0; contradicted if it lies below 0.",
-        needs=("arms mid[MCS]>rl[MCS], base>rl[MCS]", "an evaluation with tasks"),
+        arms=(
+            "mid[MCS]>rl[MCS]",
+            "base>rl[MCS]",
+        ),
+        reads=("an evaluation with tasks",),
         decide=_c4,
     ),
     Claim(
@@ -147,7 +165,13 @@ SCORE_CLAIMS: tuple[Claim, ...] = (
         "score with rl[MCS] minus with rl[MC], mean over both mid-trainings. The mid effect exceeds the size of the RL "
         "effect exactly if both 'mid - RL' and 'mid + RL' are above 0. Supported if both intervals lie above 0; "
         "contradicted if either lies below 0.",
-        needs=("arms mid[MC]>rl[MC], mid[MC]>rl[MCS], mid[MCS]>rl[MC], mid[MCS]>rl[MCS]", "an evaluation with tasks"),
+        arms=(
+            "mid[MC]>rl[MC]",
+            "mid[MC]>rl[MCS]",
+            "mid[MCS]>rl[MC]",
+            "mid[MCS]>rl[MCS]",
+        ),
+        reads=("an evaluation with tasks",),
         decide=_c5,
     ),
     Claim(
@@ -156,7 +180,13 @@ SCORE_CLAIMS: tuple[Claim, ...] = (
         rule="Difference of differences in points: science of mid[MCS]>rl[MCS] minus mid[MCS], minus the same "
         "gain from mid[MC] (mid[MC]>rl[MCS] minus mid[MC]). Supported if the interval lies above 0; "
         "contradicted if it lies below 0.",
-        needs=("arms mid[MC], mid[MCS], mid[MC]>rl[MCS], mid[MCS]>rl[MCS]", "an evaluation with science tasks"),
+        arms=(
+            "mid[MC]",
+            "mid[MCS]",
+            "mid[MC]>rl[MCS]",
+            "mid[MCS]>rl[MCS]",
+        ),
+        reads=("an evaluation with science tasks",),
         decide=_c6,
     ),
 )
@@ -169,7 +199,11 @@ BEHAVIOUR_CLAIMS: tuple[Claim, ...] = (
         "base above 0 tokens; mean negative log-probability of mid[MCS] minus base below 0; and within "
         "mid[MCS] that of correct minus incorrect responses below 0. Supported if all three intervals "
         "lie on that side of 0; contradicted if any lies on the other.",
-        needs=("arms base, mid[MCS]", "analysis behaviour, over an evaluation with math tasks"),
+        arms=(
+            "base",
+            "mid[MCS]",
+        ),
+        reads=("analysis behaviour, over an evaluation with math tasks",),
         decide=_c14,
     ),
 )

@@ -144,8 +144,10 @@ def _c11(table: Table) -> Decision:
 
 
 def _growth(metrics: Mapping[str, Any]) -> float | None:
-    curve = cast("list[float] | None", at_threshold(metrics.get("changed", {}), 0.01))
-    return 100.0 * (curve[-1] - curve[0]) if curve and len(curve) > 1 else None
+    curve = cast("list[float | None] | None", at_threshold(metrics.get("changed", {}), 0.01))
+    if not curve or len(curve) < 2 or curve[0] is None or curve[-1] is None:
+        return None
+    return 100.0 * (curve[-1] - curve[0])
 
 
 def _c12(table: Table) -> Decision:
@@ -177,9 +179,13 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         "-> mid[MCS]>finetune[MCS], fine-tuning at RL's learning rate, schedule, steps and precision, "
         "minus mid[MCS] -> RL above 0. Supported if every interval of A and B lies on its side; "
         "contradicted if any lies on the other; without a matching control at most inconclusive.",
-        needs=(
-            "arms base, mid[MCS], mid[MCS]>rl[MCS]",
-            "control arm mid[MCS]>finetune[MCS]",
+        arms=(
+            "base",
+            "mid[MCS]",
+            "mid[MCS]>rl[MCS]",
+        ),
+        reads=(
+            "arm mid[MCS]>finetune[MCS] (the control; without it at most inconclusive)",
             _PAIR + " and the control",
         ),
         decide=_c7,
@@ -190,7 +196,12 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         rule="At each of 0.1, 0.5, 1, 2, 5 and 10%: percent of elements that move by more, base -> mid[MCS] "
         "minus mid[MCS] -> mid[MCS]>rl[MCS]. Supported if all six intervals lie above 0; contradicted if "
         "any lies below 0.",
-        needs=("arms base, mid[MCS], mid[MCS]>rl[MCS]", _PAIR + " at all six thresholds"),
+        arms=(
+            "base",
+            "mid[MCS]",
+            "mid[MCS]>rl[MCS]",
+        ),
+        reads=(_PAIR + " at all six thresholds",),
         decide=_c8,
     ),
     Claim(
@@ -199,10 +210,13 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         rule="For each sub-component, percent of elements that move by more than 1%: mid[MCS] -> "
         "mid[MCS]>rl[MCS] minus base -> base>rl[MCS]. Equivalence: supported if every interval lies "
         "within -1.8 to 1.8 points (the paper's figure); contradicted if any lies wholly outside.",
-        needs=(
-            "arms base, mid[MCS], mid[MCS]>rl[MCS], base>rl[MCS]",
-            "analysis weights of mid[MCS] -> mid[MCS]>rl[MCS] and base -> base>rl[MCS]",
+        arms=(
+            "base",
+            "mid[MCS]",
+            "mid[MCS]>rl[MCS]",
+            "base>rl[MCS]",
         ),
+        reads=("analysis weights of mid[MCS] -> mid[MCS]>rl[MCS] and base -> base>rl[MCS]",),
         decide=_c9,
     ),
     Claim(
@@ -212,8 +226,12 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         "its interval lies within 0.9 to 1/0.9. Direction: cosine between the two updates, different if "
         "its interval lies below 0.9. (Both bounds are conventions.) Supported if both hold; "
         "contradicted if either interval lies wholly on the other side.",
-        needs=(
-            "arms base, mid[MC], mid[MCS]",
+        arms=(
+            "base",
+            "mid[MC]",
+            "mid[MCS]",
+        ),
+        reads=(
             "analysis weights of base -> mid[MC] and base -> mid[MCS]",
             "analysis direction",
         ),
@@ -226,7 +244,11 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         "every other measured pair of mid[MC] or mid[MCS] and RL from it. Supported if the interval lies "
         "above 0.998 (the paper's wording); contradicted if it lies below. The debiased estimator is "
         "shown.",
-        needs=("arms mid[MCS], mid[MCS]>rl[MCS]", "analysis cka of mid[MCS] -> mid[MCS]>rl[MCS]"),
+        arms=(
+            "mid[MCS]",
+            "mid[MCS]>rl[MCS]",
+        ),
+        reads=("analysis cka of mid[MCS] -> mid[MCS]>rl[MCS]",),
         decide=_c11,
     ),
     Claim(
@@ -236,7 +258,8 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         "lies above 0.5 ('most change in the first 200 to 400 of 1,000 steps'); and the percent of "
         "elements that moved by more than 1% is higher at the last snapshot than at the first. Supported "
         "if both intervals lie above; contradicted if either lies below.",
-        needs=("arm mid[MCS]>rl[MCS], with snapshots", "analysis trajectory"),
+        arms=("mid[MCS]>rl[MCS]",),
+        reads=("analysis trajectory",),
         decide=_c12,
     ),
 )

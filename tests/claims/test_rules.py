@@ -1,0 +1,341 @@
+"""Every decision rule on synthetic studies: supported, contradicted, inconclusive, not tested, one seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import SCORES, World, complete, near
+
+from prismlab.claims.ledger import build
+from prismlab.claims.reference import REFERENCE
+from prismlab.claims.rules import CLAIMS, RULES_VERSION
+
+Change = Callable[[World], object]
+DECIDED = [claim.id for claim in CLAIMS if claim.decide is not None]
+OPEN = ["C13", "C15", "C16", "C17", "C18"]
+MCS, RL = "mid[MCS]", "mid[MCS]>rl[MCS]"
+WIDE = [-60.0, 5.0, 65.0]
+
+
+def entry(world: World, claim: str) -> dict[str, Any]:
+    ledger = build(world.table, [claim])
+    json.dumps(ledger, allow_nan=False)
+    return ledger["claims"][0]
+
+
+def scores(arm: str, **domains: list[float]) -> Change:
+    """Scores of an arm as in the complete world, but for the domains given."""
+    base = {d: near(v, 0.6, arm, d) for d, v in zip(("math", "code", "science"), SCORES[arm], strict=True)}
+    return lambda world: world.evaluate(arm, **{**base, **domains})
+
+
+def at(value: float, *names: str, spread: float = 0.5) -> list[float]:
+    return near(value, spread, "at", *names)
+
+
+def both(*changes: Change) -> Change:
+    return lambda world: [change(world) for change in changes]
+
+
+def rescore(**arms_average: float) -> Change:
+    """All domains of an arm at one level."""
+
+    def change(world: World) -> None:
+        for checkpoint, value in arms_average.items():
+            arm = next(a for a, c in world.arms.items() if c == checkpoint.replace("_", "-"))
+            world.evaluate(arm, at(value, arm, "m"), at(value, arm, "c"), at(value, arm, "s"))
+
+    return change
+
+
+def thresholds(t: float, values: list[float]) -> Change:
+    return lambda w: w.weigh(MCS, RL, near(0.001, 1e-5, "l"), near(0.05, 0.002, "s"), shares={t: values})
+
+
+CONTRADICTED: dict[str, Change] = {
+    "C1": scores(MCS, science=at(10.0, "C1")),
+    "C2": lambda w: w.evaluate(MCS, at(48, "a"), at(38, "b"), at(45, "c"), web=near(2.4, 0.01, "w"), chat=at(2.9, "x")),
+    "C3": scores("mid[MC]", code=at(1.0, "C3")),
+    "C4": scores("base>rl[MCS]", math=at(90, "x"), code=at(90, "y"), science=at(90, "z")),
+    "C5": rescore(rl_mc_mc=30, rl_mcs_mc=31, rl_mc_mcs=50, rl_mcs_mcs=51),
+    "C6": scores("mid[MC]>rl[MCS]", science=at(70, "C6")),
+    "C7": lambda w: w.weigh(MCS, RL, near(0.001, 1e-5, "l"), near(0.30, 0.002, "C7")),
+    "C8": thresholds(0.001, near(0.99, 0.001, "C8")),
+    "C9": lambda w: w.weigh("base", "base>rl[MCS]", near(0.001, 1e-5, "l"), near(0.2, 0.002, "C9")),
+    "C10": lambda w: w.aim("mid[MC]", MCS, near(0.97, 0.005, "C10")),
+    "C11": lambda w: w.compare(MCS, RL, near(0.99, 0.0005, "C11")),
+    "C12": lambda w: w.follow(RL, near(0.3, 0.02, "C12"), [0.01, 0.012, 0.011], [0.05, 0.051, 0.055]),
+    "C14": lambda w: w.behave(MCS, near(40, 1, "l"), near(0.15, 0.003, "n"), near(0.05, 0.001, "C14")),
+}  # fmt: skip
+INCONCLUSIVE: dict[str, Change] = {
+    "C1": scores(MCS, math=WIDE),
+    "C2": lambda w: w.evaluate(MCS, at(48, "a"), at(38, "b"), at(45, "c"), web=[1.5, 2.0, 2.6], chat=[1.5, 2.0, 2.6]),
+    "C3": scores(MCS, science=WIDE),
+    "C4": scores(RL, science=WIDE, math=WIDE, code=WIDE),
+    "C5": scores(RL, science=WIDE, math=WIDE, code=WIDE),
+    "C6": scores(RL, science=WIDE),
+    "C7": lambda w: w.weigh("base", MCS, [0.2, 0.21, 0.2], [0.85, 0.9, 0.95]),
+    "C8": thresholds(0.1, [0.01, 0.99, 0.99]),
+    "C9": lambda w: w.weigh("base", "base>rl[MCS]", near(0.001, 1e-5, "l"), [0.02, 0.05, 0.09]),
+    "C10": lambda w: w.weigh("base", MCS, [0.17, 0.2, 0.24], [0.96, 0.961, 0.959]),
+    "C11": lambda w: w.compare(MCS, RL, [0.9995, 0.998, 0.996]),
+    "C12": lambda w: w.follow(RL, [0.3, 0.5, 0.8], [0.01, 0.012, 0.011], [0.05, 0.051, 0.055]),
+    "C14": lambda w: w.behave(MCS, WIDE, near(0.15, 0.003, "n"), near(-0.03, 0.001, "g")),
+}  # fmt: skip
+LOST: dict[str, tuple[Change, str]] = {
+    "C1": (lambda w: w.arms.pop(MCS), "the study has no arm mid[MCS]"),
+    "C2": (lambda w: w.lose("evaluation", "it ended", checkpoint="base"), "it ended"),
+    "C3": (lambda w: w.arms.pop("mid[M]"), "the study has no arm mid[M]"),
+    "C4": (lambda w: w.lose("evaluation", "no reward was earned", checkpoint="rl-base-mcs"), "no reward was earned"),
+    "C5": (lambda w: w.arms.pop("mid[MCS]>rl[MC]"), "the study has no arm mid[MCS]>rl[MC]"),
+    "C6": (lambda w: w.forget("evaluation", checkpoint="rl-mc-mcs"), "no evaluation 'core' of rl-mc-mcs"),
+    "C7": (lambda w: w.forget("weights", old="base", new="mid-mcs"), "no weights analysis of base -> mid-mcs"),
+    "C8": (lambda w: w.forget("weights", new="rl-mcs-mcs"), "no weights analysis of mid-mcs -> rl-mcs-mcs"),
+    "C9": (lambda w: w.forget("weights", old="base", new="rl-base-mcs"), "no weights analysis of base -> rl-base-mcs"),
+    "C10": (lambda w: w.forget("direction"), "no direction of mid-mc and mid-mcs from base"),
+    "C11": (lambda w: w.forget("cka", old="mid-mcs"), "no cka analysis of mid-mcs -> rl-mcs-mcs"),
+    "C12": (lambda w: w.forget("trajectory", checkpoint="rl-mcs-mcs"), "no trajectory of rl-mcs-mcs"),
+    "C14": (lambda w: w.forget("behaviour", checkpoint="base"), "no behaviour of base"),
+}  # fmt: skip
+
+
+def test_every_claim_has_a_case() -> None:
+    assert sorted(DECIDED) == sorted(CONTRADICTED) == sorted(INCONCLUSIVE) == sorted(LOST)
+    assert sorted(DECIDED + OPEN, key=lambda i: int(i[1:])) == [f"C{n}" for n in range(1, 19)] == [c.id for c in CLAIMS]
+    assert sorted(REFERENCE) == sorted(c.id for c in CLAIMS)
+
+
+@pytest.mark.parametrize("claim", DECIDED)
+def test_supported_where_it_holds(claim: str) -> None:
+    found = entry(complete(), claim)
+    assert found["verdict"] == "supported", found
+    assert found["p"] < 0.025
+    assert found["effect"]["n"] == 3
+    assert found["effect"]["lo"] < found["effect"]["value"] < found["effect"]["hi"]
+    assert found["evidence"]
+    assert found["missing"] == []
+
+
+@pytest.mark.parametrize("claim", DECIDED)
+def test_contradicted(claim: str) -> None:
+    world = complete()
+    CONTRADICTED[claim](world)
+    found = entry(world, claim)
+    assert found["verdict"] == "contradicted", found
+    assert found["p"] > 0.5
+
+
+@pytest.mark.parametrize("claim", DECIDED)
+def test_inconclusive(claim: str) -> None:
+    world = complete()
+    INCONCLUSIVE[claim](world)
+    found = entry(world, claim)
+    assert found["verdict"] == "inconclusive", found
+    assert found["power"]
+
+
+@pytest.mark.parametrize("claim", DECIDED)
+def test_not_tested_names_what_is_missing(claim: str) -> None:
+    world = complete()
+    change, reason = LOST[claim]
+    change(world)
+    found = entry(world, claim)
+    assert found["verdict"] == "not_tested", found
+    assert any(reason in text for text in found["missing"]), found["missing"]
+    assert (found["p"], found["p_holm"]) == (None, None)
+
+
+@pytest.mark.parametrize("claim", DECIDED)
+def test_one_seed_is_inconclusive_and_shows_the_effect(claim: str) -> None:
+    found = entry(complete(seeds=(0,)), claim)
+    assert found["verdict"] == "inconclusive"
+    assert any("1 seed gives no interval" in note for note in found["notes"])
+    assert found["effect"]["value"] is not None
+    assert (found["effect"]["lo"], found["p"]) == (None, None)
+
+
+@pytest.mark.parametrize("claim", OPEN)
+def test_open_claims_are_not_tested_with_a_rule_and_a_reason(claim: str) -> None:
+    found = entry(complete(), claim)
+    assert found["verdict"] == "not_tested"
+    assert "upported if" in found["rule"]
+    assert any("this version" in reason for reason in found["missing"])
+    assert "the study has no arm base" not in found["missing"]
+
+
+def test_a_study_without_anything_is_not_tested_throughout() -> None:
+    world = World()
+    assert build(world.table)["counts"] == {"supported": 0, "contradicted": 0, "inconclusive": 0, "not_tested": 18}
+    bare = World(arms={"base": "base"})
+    bare.study = {**bare.study, "evaluations": {}, "analyses": {}}
+    assert build(bare.table)["counts"]["not_tested"] == 18
+
+
+def test_c1_effect_is_the_least_certain_domain() -> None:
+    """Known values: gains 40, 30 and 1 +- 0.1 points; science has the largest p and stands for the claim."""
+    world = complete()
+    world.evaluate("base", [10, 10, 10], [10, 10, 10], [10, 10, 10])
+    world.evaluate(MCS, [50, 50.1, 49.9], [40, 40.1, 39.9], [11, 11.1, 10.9])
+    found = entry(world, "C1")
+    assert found["effect"]["label"] == "science"
+    assert found["effect"]["value"] == pytest.approx(1.0)
+    assert found["seeds"] == pytest.approx({"0": 1.0, "1": 1.1, "2": 0.9})
+    half = 4.302652729911275 * 0.1 / 3**0.5
+    assert found["effect"]["hi"] == pytest.approx(1 + half)
+
+
+def test_c2_is_non_inferiority_with_the_studys_margin() -> None:
+    world = complete()
+    world.evaluate("base", at(5, "a"), at(4, "b"), at(20, "c"), web=[2.0, 2.0, 2.0], chat=[2.0, 2.0, 2.0])
+    world.evaluate(MCS, at(48, "d"), at(38, "e"), at(45, "f"), web=[2.059, 2.06, 2.061], chat=[1.977, 1.98, 1.981])
+    found = entry(world, "C2")
+    assert found["verdict"] == "supported"
+    assert found["effect"]["value"] == pytest.approx((0.06 - 0.062 / 3) / 2)
+    assert [p["label"] for p in found["parts"] if not p["decides"]] == ["web", "chat"]
+    assert any("got worse" in note and "web" in note and "chat" not in note for note in found["notes"])
+    world.study["claims"]["general_margin"] = 0.01
+    assert entry(world, "C2")["verdict"] == "contradicted"
+
+
+def test_c5_needs_the_mid_effect_to_beat_an_rl_effect_of_either_sign() -> None:
+    """RL prompts that hurt by more than mid-training helps contradict the claim as those that help by more do."""
+    for sign in (1, -1):
+        world = complete()
+        low, high = (30, 50) if sign > 0 else (50, 30)
+        rescore(rl_mc_mc=low, rl_mcs_mc=low + 4, rl_mc_mcs=high, rl_mcs_mcs=high + 4)(world)
+        found = entry(world, "C5")
+        assert found["verdict"] == "contradicted"
+        shown = {p["label"]: p["effect"]["value"] for p in found["parts"] if not p["decides"]}
+        assert shown["mid effect (mid MC to MCS)"] == pytest.approx(4, abs=1)
+        assert shown["RL effect (RL prompts MC to MCS)"] == pytest.approx(20 * sign, abs=1)
+
+
+def test_c6_is_a_difference_of_differences() -> None:
+    """The gain after MCS is large, but that after MC is as large: nothing was unlocked."""
+    world = complete()
+    for mid, start in (("mid[MC]", 20.0), (MCS, 45.0)):
+        scores(mid, science=at(start, mid))(world)
+        scores(f"{mid}>rl[MCS]", science=at(start + 15, mid, "rl"))(world)
+    found = entry(world, "C6")
+    assert found["verdict"] == "inconclusive"
+    pieces = [p["effect"]["value"] for p in found["parts"] if not p["decides"]]
+    assert pieces == pytest.approx([15, 15], abs=1)
+
+
+def test_c7_without_the_control_is_at_most_inconclusive() -> None:
+    world = complete()
+    world.forget("weights", new="control")
+    del world.arms["mid[MCS]>finetune[MCS]"]
+    found = entry(world, "C7")
+    assert found["verdict"] == "inconclusive"
+    assert any("without a matched fine-tuning control" in note for note in found["notes"])
+    CONTRADICTED["C7"](world)
+    assert entry(world, "C7")["verdict"] == "contradicted"
+
+
+def test_c7_a_control_that_is_as_sparse_as_rl_contradicts_the_attribution() -> None:
+    world = complete()
+    world.weigh(MCS, "mid[MCS]>finetune[MCS]", near(0.001, 1e-5, "c"), near(0.02, 0.002, "control"))
+    found = entry(world, "C7")
+    assert found["verdict"] == "contradicted"
+    assert [p["verdict"] for p in found["parts"] if p["decides"]] == ["supported"] * 3 + ["contradicted"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("lr", 1e-3), ("schedule", "cosine"), ("steps", 21), ("precision", "bf16"), ("from", "mid-mc")]
+)
+def test_c7_a_control_that_does_not_match_is_no_control(key: str, value: object) -> None:
+    world = complete()
+    spec = world.study["checkpoints"]["control"]
+    (spec["optimizer"] if key in spec["optimizer"] else spec)[key] = value
+    found = entry(world, "C7")
+    assert found["verdict"] == "inconclusive"
+    assert any("is no control of" in note and repr(value) in note for note in found["notes"])
+
+
+def test_c8_needs_every_threshold() -> None:
+    world = complete()
+    for artifact in world.inputs.values():
+        if artifact.kind == "weights":
+            artifact.metrics["total"]["changed"].pop("0.05")
+    found = entry(world, "C8")
+    assert found["verdict"] == "not_tested"
+    assert any("at 5.0%" in reason for reason in found["missing"])
+
+
+def test_c9_one_sub_component_beyond_the_bound_contradicts() -> None:
+    world = complete()
+    share = near(0.05, 0.0005, "C9")
+    parts = {"attention.q": share, "attention.v": near(0.05, 0.0005, "v"), "mamba.conv1d": near(0.09, 0.0005, "conv")}
+    world.weigh("base", "base>rl[MCS]", near(0.001, 1e-5, "l"), share, parts=parts)
+    world.weigh(MCS, RL, near(0.001, 1e-5, "l"), share, parts={k: near(0.05, 0.0005, k) for k in parts})
+    found = entry(world, "C9")
+    assert found["verdict"] == "contradicted"
+    assert found["effect"]["label"] == "mamba.conv1d"
+    assert found["effect"]["value"] == pytest.approx(-4.0, abs=0.2)
+
+
+def test_c10_unequal_distance_contradicts_though_directions_differ() -> None:
+    world = complete()
+    world.weigh("base", "mid[MC]", near(0.3, 0.001, "far"), near(0.96, 0.002, "s"))
+    found = entry(world, "C10")
+    assert (found["verdict"], found["effect"]["label"]) == ("contradicted", "equal distance: L2 of MC / L2 of MCS")
+
+
+def test_c11_takes_the_smallest_pair() -> None:
+    world = complete()
+    world.compare("mid[MC]", "mid[MC]>rl[MCS]", near(0.99, 0.0005, "C11"))
+    assert entry(world, "C11")["verdict"] == "contradicted"
+
+
+def test_c12_says_what_the_schedule_does() -> None:
+    world = complete()
+    assert any("64%" in note for note in entry(world, "C12")["notes"])
+    world.study["checkpoints"]["rl-mcs-mcs"]["optimizer"]["schedule"] = "constant"
+    assert not any("64%" in note for note in entry(world, "C12")["notes"])
+
+
+def test_c14_reads_math_tasks_only() -> None:
+    world = complete()
+    world.study["tasks"]["addition"]["micro"]["domain"] = "code"
+    found = entry(world, "C14")
+    assert found["verdict"] == "not_tested"
+    assert "no task in the domain 'math'" in found["missing"][0]
+
+
+def test_a_lost_seed_is_named_and_the_others_decide() -> None:
+    world = complete()
+    world.lose("evaluation", "loss is not finite", checkpoint="mid-mcs", seed=2)
+    found = entry(world, "C1")
+    assert found["effect"]["n"] == 2
+    assert any("seed 2" in note and "loss is not finite" in note for note in found["notes"])
+
+
+def test_the_deciding_evaluation_is_the_one_that_the_study_names() -> None:
+    world = complete()
+    for i, seed in enumerate(world.seeds):
+        world.add(
+            "evaluation", "other", seed, {"domains": {"math": {"value": -50.0 + i}}}, {"name": "other"},
+            step="other@mid-mcs", checkpoint="mid-mcs",
+        )  # fmt: skip
+    world.study["evaluations"]["other"] = world.study["evaluations"]["core"]
+    assert entry(world, "C1")["verdict"] == "supported"
+    world.study["claims"]["evaluation"] = "other"
+    assert entry(world, "C1")["verdict"] == "not_tested"
+
+
+def test_rules_are_documented_word_for_word_and_locked_to_their_version() -> None:
+    """Docs and code cannot drift; a changed rule without a new version fails here."""
+    text = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8"))
+    for claim in CLAIMS:
+        assert claim.rule in text, f"docs/claims.md lacks the rule of {claim.id} as it stands in the code"
+        assert claim.title in text
+    assert f"version {RULES_VERSION}" in text
+    digest = hashlib.blake2b("\n".join(c.rule for c in CLAIMS).encode(), digest_size=8).hexdigest()
+    assert {1: "6e62b8cf78232b05"}[RULES_VERSION] == digest
