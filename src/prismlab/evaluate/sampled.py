@@ -1,0 +1,115 @@
+"""Scores from sample rows: pure functions, so that every aggregate in a report can be computed again from its rows.
+
+A score is pass@1 in percent: the mean over all scored samples. Rows without a score (no verdict) are left out of the
+mean and counted. A task's interval resamples items, each with all its samples. The interval of a mean over tasks or
+domains is put together from theirs (MOVER, below) and not resampled as a whole: a task at 0 or 100% shows no spread in
+resamples and would be counted as known exactly, where its own interval is Wilson's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prismlab.seeds import derive_seed
+from prismlab.stats import Interval, cluster_bootstrap
+
+Row = Mapping[str, Any]
+"""A sample row of ``prismlab.score``."""
+
+Score = dict[str, Any]
+"""``{value, lo, hi, items, samples, truncation, unscored}``, percent but for counts; ``reason`` where one is due."""
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100.0 * value
+
+
+def _score(interval: Interval, rows: Sequence[Row]) -> Score:
+    ended = [row["finished"] for row in rows]
+    score: Score = {
+        "value": _percent(interval.value),
+        "lo": _percent(interval.lo),
+        "hi": _percent(interval.hi),
+        "items": len({(row["task"], row["item_id"]) for row in rows}),
+        "samples": len(rows),
+        "truncation": 100.0 * ended.count(False) / len(ended) if ended else None,
+        "unscored": sum(row["score"] is None for row in rows),
+    }
+    if interval.reason is not None:
+        score["reason"] = interval.reason
+    return score
+
+
+def task_score(rows: Sequence[Row], seed: int = 0) -> Score:
+    """The score of one task's rows.
+
+    ``truncation`` is the share of all samples without a stop token. If no row has a score, ``value``, ``lo`` and ``hi``
+    are None. If all scores are equal, the interval is Wilson's over items, since resampling shows no spread.
+    """
+    scored = [row for row in rows if row["score"] is not None]
+    if not scored:
+        return _score(Interval(None, None, None, 0, "bootstrap", "no sample was scored"), rows)
+    interval = cluster_bootstrap(
+        [row["score"] for row in scored],
+        [row["item_id"] for row in scored],
+        CONFIDENCE,
+        RESAMPLES,
+        derive_seed(seed, "task score"),
+    )
+    return _score(interval, rows)
+
+
+def mean_of(parts: Mapping[str, Score], rows: Sequence[Row], what: str) -> Score:
+    """Unweighted mean of independent scores: a domain of its tasks, the average of its domains.
+
+    Bounds by MOVER, the method of variance estimates recovery (Zou and Donner 2008): with k parts,
+    ``lo = mean - sqrt(sum((value_i - lo_i)^2)) / k`` and ``hi`` likewise; exact for normal estimates, and it keeps the
+    asymmetry of the parts' intervals.
+
+    Args:
+        parts: name to score.
+        rows: the rows behind all parts, for the counts and the truncation rate.
+        what: what a part is called in a reason (task, domain).
+    """
+    missing = [name for name, part in parts.items() if part["value"] is None]
+    if not parts or missing:
+        # A mean over the others would be another quantity under the same name.
+        reason = f"{what} {', '.join(missing)} has no score" if missing else f"no {what}"
+        return _score(Interval(None, None, None, 0, "mover", reason), rows)
+    if len(parts) == 1:
+        return dict(next(iter(parts.values())))
+    k = len(parts)
+    value = sum(part["value"] for part in parts.values()) / k
+    unbounded = [name for name, part in parts.items() if part["lo"] is None or part["hi"] is None]
+    if unbounded:
+        reason = f"{what} {', '.join(unbounded)} has no interval"
+        return _score(Interval(value / 100, None, None, k, "mover", reason), rows)
+    below = math.hypot(*(part["value"] - part["lo"] for part in parts.values())) / k
+    above = math.hypot(*(part["hi"] - part["value"] for part in parts.values())) / k
+    return _score(Interval(value / 100, (value - below) / 100, (value + above) / 100, k, "mover"), rows)
+
+
+def aggregate(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
+    """All scores of an evaluation: ``tasks``, ``domains`` (mean over their tasks), ``average`` (mean over domains).
+
+    Args:
+        rows: sample rows, in any order.
+        seed: of the bootstrap.
+    """
+    by_task: defaultdict[str, list[Row]] = defaultdict(list)
+    by_domain: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_task[row["task"]].append(row)
+        by_domain[row["domain"]].append(row)
+    tasks = {task: task_score(mine, derive_seed(seed, task)) for task, mine in by_task.items()}
+    domains: dict[str, Score] = {}
+    for domain, mine in by_domain.items():
+        names = dict.fromkeys(row["task"] for row in mine)
+        domains[domain] = mean_of({name: tasks[name] for name in names}, mine, "task")
+    return {"tasks": tasks, "domains": domains, "average": mean_of(domains, rows, "domain")}

@@ -1,0 +1,103 @@
+"""Stage ``evaluation``: sample tasks with a checkpoint, and score held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prismlab.data.items import Item, load_items
+from prismlab.data.sources import heldout_texts
+from prismlab.errors import DataError
+from prismlab.evaluate import text as text_loss
+from prismlab.evaluate.sampled import aggregate
+from prismlab.model.checkpoint import load_model, load_tokenizer
+from prismlab.model.generate import SamplingSettings, TransformersSampler
+from prismlab.run.step import Artifact, Json, Progress, Result
+from prismlab.score import SampleRow, score_items, write_rows
+from prismlab.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def _files(config: Mapping[str, Json], name: str) -> list[Path] | None:
+    """Paths of a source or task that comes from files; None for one that does not."""
+    paths = config.get("files", {}).get(name)
+    return None if paths is None else [Path(path) for path in paths]
+
+
+def _items(config: Mapping[str, Json]) -> list[Item]:
+    """Test items of every task, the same for every checkpoint."""
+    spec = config["spec"]
+    items: list[Item] = []
+    for name in spec["tasks"]:
+        task, files = config["tasks"][name], _files(config, name)
+        seed = derive_seed(config["seed"], "items", name)
+        items += load_items(name, task, config["micro"], split="test", n=int(spec["items"]), files=files, seed=seed)
+    return items
+
+
+def _sample(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Json], progress: Progress
+) -> list[SampleRow]:
+    spec = config["spec"]
+    items = _items(config)
+    settings = SamplingSettings(
+        max_new_tokens=int(spec["max_new_tokens"]),
+        temperature=float(spec["temperature"]),
+        top_p=float(spec["top_p"]),
+    )
+    progress.start(len(items) * int(spec["samples"]), "samples")
+    return score_items(
+        TransformersSampler(model, tokenizer),
+        tokenizer,
+        items,
+        int(spec["samples"]),
+        settings,
+        derive_seed(config["seed"], "samples"),
+        config["template"],
+        strict_format=False,
+        progress=progress,
+    )
+
+
+def _texts(config: Mapping[str, Json]) -> dict[str, list[str]]:
+    """Held-out documents of every source, read before any is scored: a broken source is told early."""
+    share, most = float(config["heldout"]), int(config["spec"]["text_documents"])
+    texts: dict[str, list[str]] = {}
+    for name in config["spec"]["text"]:
+        source, files = config["sources"][name], _files(config, name)
+        texts[name] = heldout_texts(name, source, config["micro"], files, config["template"], share, most)
+        if not texts[name]:
+            raise DataError(f"source {name}: no held-out document; raise 'heldout' or give it more documents")
+    return texts
+
+
+def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
+    """See the house plan for config, inputs, files and metrics.
+
+    Answers are judged leniently (what follows ``</think>``, or else the whole response), so that a checkpoint that has
+    never seen the think format is scored on its answers; ``form_ok`` of a row tells whether the format was kept.
+
+    Raises:
+        DataError: a task or source is missing or broken, or no document is held out.
+        CheckpointError: the checkpoint cannot be loaded or sampled.
+        StageError: a prompt fills the model's positions, or a loss is not finite.
+    """
+    texts = _texts(config)
+    folder = inputs["checkpoint"].model
+    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype="float32")
+    rows = _sample(model, tokenizer, config, progress)
+    write_rows(rows, out / "samples.parquet")
+    documents: list[dict[str, Any]] = []
+    losses: dict[str, Json] = {}
+    progress.start(sum(map(len, texts.values())), "documents")
+    for name, some in texts.items():
+        mine = text_loss.score_documents(model, tokenizer, name, some, progress)
+        losses[name] = text_loss.bits_per_byte(mine, derive_seed(config["seed"], "text", name))
+        documents += mine
+    text_loss.write_rows(documents, out / "text.parquet")
+    metrics = {**aggregate(rows, derive_seed(config["seed"], "scores")), "text": losses}
+    tokens = sum(row["tokens"] for row in rows) + sum(row["tokens"] for row in documents)
+    return Result(metrics=metrics, tokens=tokens)

@@ -1,0 +1,145 @@
+"""Sample prompts with a model and verify the responses: the one place that evaluation and prompt scoring share.
+
+Random numbers go by (seed, task, item), never by the checkpoint or by an item's place, so that two checkpoints answer
+the same item with the same random numbers and their difference has less noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prismlab.data import templates
+from prismlab.data.items import Item
+from prismlab.errors import DataError
+from prismlab.model.generate import Completion, Sampler, SamplingSettings, prompt_ids
+from prismlab.run.step import Progress
+from prismlab.seeds import derive_seed
+from prismlab.verify.answers import verify
+from prismlab.verify.format import check_format
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SampleRow = dict[str, Any]
+"""One sample, with the columns of ``SCHEMA``."""
+
+SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("task", pa.string()),
+        ("domain", pa.string()),
+        ("sample", pa.int32()),
+        ("prompt_hash", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("response", pa.string()),
+        ("tokens", pa.int32()),
+        ("finished", pa.bool_()),
+        ("nll", pa.float64()),
+        ("score", pa.float64()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("form_ok", pa.bool_()),
+    ]
+)
+"""Columns of a sample record. ``tokens`` and ``nll`` include the stop token; ``nll`` and ``score`` may be null."""
+
+
+def mean_nll(completion: Completion) -> float | None:
+    """Mean negative log-probability per token at temperature 1, in nats; None from a sampler that does not tell."""
+    if completion.logprobs is None or not completion.logprobs:
+        return None
+    return -sum(completion.logprobs) / len(completion.logprobs)
+
+
+def _row(item: Item, sample: int, prompt: Sequence[int], completion: Completion, strict_format: bool) -> SampleRow:
+    verdict = verify(item, completion.text, strict_format)
+    return {
+        "item_id": item.id,
+        "task": item.task,
+        "domain": item.domain,
+        "sample": sample,
+        "prompt_hash": hashlib.blake2b(",".join(map(str, prompt)).encode(), digest_size=8).hexdigest(),
+        "question": item.question,
+        "answer": item.answer,
+        "response": completion.text,
+        "tokens": len(completion.token_ids),
+        "finished": completion.finished,
+        "nll": mean_nll(completion),
+        "score": verdict.score,
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "form_ok": check_format(completion.text).ok,
+    }
+
+
+def score_items(
+    sampler: Sampler,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    n: int,
+    settings: SamplingSettings,
+    seed: int,
+    template: str,
+    strict_format: bool,
+    progress: Progress | None = None,
+) -> list[SampleRow]:
+    """``n`` verified samples of each item, in the order of ``items``, as rows of ``SCHEMA``.
+
+    Args:
+        sampler: draws the responses.
+        tokenizer: turns the prompt into tokens, see ``model.generate.prompt_ids``.
+        items: the questions; an item is known by its task and id.
+        n: samples an item.
+        settings: how to draw.
+        seed: with an item's task and id it names the item's random numbers.
+        template: name of the prompt template.
+        strict_format: only an answer inside the think format counts.
+        progress: advanced by one a sample; the caller has called ``start``.
+
+    Raises:
+        DataError: two items share task and id, so that their rows could not be told apart.
+    """
+    keys = [(item.task, item.id) for item in items]
+    if len(set(keys)) < len(keys):
+        task, name = next(key for at, key in enumerate(keys) if key in keys[:at])
+        raise DataError(f"task {task}: two items have the id {name!r}; give every item an id of its own")
+    shape = templates.get_template(template)
+    prompts = [prompt_ids(tokenizer, shape.prompt(item.question)) for item in items]
+    seeds = [derive_seed(seed, *key) for key in keys]
+    groups = sampler.sample(prompts, n, settings, seeds, progress)
+    return [
+        _row(item, sample, prompt, completion, strict_format)
+        for item, prompt, group in zip(items, prompts, groups, strict=True)
+        for sample, completion in enumerate(group)
+    ]
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write sample rows to a Parquet file. A row with a column too many or too few is our fault: ``ValueError``."""
+    wanted = set(SCHEMA.names)
+    for row in rows:
+        if row.keys() != wanted:
+            raise ValueError(f"a sample row has the wrong columns: {sorted(wanted ^ row.keys())}")
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), path, compression="zstd")
+
+
+def read_rows(path: Path) -> list[SampleRow]:
+    """Sample rows as :func:`write_rows` wrote them.
+
+    Raises:
+        DataError: the file is missing, is no Parquet file, or has other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as sample rows: {error}") from error
+    if table.schema.names != SCHEMA.names:
+        raise DataError(f"{path}: its columns are not those of sample rows: {', '.join(table.schema.names)}")
+    return table.to_pylist()
