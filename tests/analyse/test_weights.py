@@ -89,7 +89,7 @@ def test_divergence_is_the_reference(
     old["model.norm.weight"][:3] = 0
     new = nudged(old, 1, 0.02)
     new["model.norm.weight"][0] = 1.0
-    found = weights.diff(write(tmp_path / "old", old), write(tmp_path / "new", new))
+    found = weights.diff(write(tmp_path / "old", old), write(tmp_path / "new", new), THRESHOLDS)
     assert (found["kernel"], found["skipped"], found["nonfinite"]) == (kernel, [], 0)
     check(found["total"], reference(list(old.values()), list(new.values())))
     assert set(found["components"]) == {"attention", "mlp", "embedding", "norm"}
@@ -134,7 +134,7 @@ def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
     old["model.layers.0.self_attn.q_proj.weight"][0, :2] = torch.tensor([float("nan"), float("inf")])
     new["model.layers.0.self_attn.q_proj.weight"][0, 1:3] = float("-inf")
     old["steps"] = new["steps"] = torch.ones(3, dtype=torch.int64)
-    found = weights.diff(write(tmp_path / "old", old), write(tmp_path / "new", new))
+    found = weights.diff(write(tmp_path / "old", old), write(tmp_path / "new", new), THRESHOLDS)
     reasons = {line["name"]: line["reason"] for line in found["skipped"]}
     assert reasons == {
         "model.layers.0.mlp.up_proj.weight": "not in new",
@@ -161,17 +161,17 @@ def test_checkpoints_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
     a = write(tmp_path / "a", {"model.norm.weight": torch.ones(3)})
     b = write(tmp_path / "b", {"model.norm.weight": torch.ones(4)})
     with pytest.raises(CheckpointError, match=r"shapes differ: old \[3\], new \[4\]"):
-        weights.diff(a, b)
+        weights.diff(a, b, THRESHOLDS)
     c = write(tmp_path / "c", {"model.norm.weight": torch.ones(3)}, kind="mistral")
     with pytest.raises(CheckpointError, match="old: llama, new: mistral"):
-        weights.diff(a, c)
+        weights.diff(a, c, THRESHOLDS)
 
 
 def test_a_checkpoint_equals_itself(tmp_path: Path) -> None:
     state = llama_state(0, torch.bfloat16)
     state["model.norm.weight"] = torch.zeros(8, dtype=torch.bfloat16)
     folder = write(tmp_path / "a", state)
-    found = weights.diff(folder, folder)
+    found = weights.diff(folder, folder, THRESHOLDS)
     assert (found["total"]["l2"], found["total"]["equal"]) == (0.0, 1.0)
     assert set(found["total"]["changed"].values()) == {0.0}
     assert found["components"]["norm"]["l2"] is None
@@ -209,7 +209,7 @@ def test_fused_matrix_counts_as_gate_and_up(tmp_path: Path) -> None:
             if hasattr(layer, "mamba") and layer.mamba is not None:
                 layer.mamba.A_log += 1
     model.save_pretrained(tmp_path / "new")
-    found = weights.diff(tmp_path / "old", tmp_path / "new")["subcomponents"]
+    found = weights.diff(tmp_path / "old", tmp_path / "new", THRESHOLDS)["subcomponents"]
     assert found["mlp.gate"]["equal"] == 1.0
     assert found["mlp.up"]["l2"] == pytest.approx(0.5)
     assert found["mlp.up"]["elements"] == found["mlp.gate"]["elements"] == 2 * 48 * 32
@@ -296,8 +296,12 @@ def test_direction_is_the_reference(tmp_path: Path) -> None:
     assert 0.5 < found["cosine"] < 0.9
     assert found["components"]["attention"] == pytest.approx(cosine("self_attn"), rel=1e-12)
     assert found["subcomponents"]["mlp.gate"] == pytest.approx(cosine("gate_proj"), rel=1e-12)
-    assert found["l2_a"] == pytest.approx(weights.diff(folders["base"], folders["a"])["total"]["l2"], rel=1e-12)
-    assert found["l2_b"] == pytest.approx(weights.diff(folders["base"], folders["b"])["total"]["l2"], rel=1e-12)
+    assert found["l2_a"] == pytest.approx(
+        weights.diff(folders["base"], folders["a"], THRESHOLDS)["total"]["l2"], rel=1e-12
+    )
+    assert found["l2_b"] == pytest.approx(
+        weights.diff(folders["base"], folders["b"], THRESHOLDS)["total"]["l2"], rel=1e-12
+    )
     assert found["components"]["norm"] is None
     assert found["reasons"] == {"norm": "a did not move from base"}
 

@@ -19,7 +19,6 @@ from prismlab.analyse.parts import Part, component_order, match, one_type, subco
 from prismlab.errors import SpecError
 from prismlab.model.tensors import model_type, open_checkpoint
 from prismlab.run.step import Artifact, Json, Progress, Result, Silent
-from prismlab.study.study import THRESHOLDS
 
 
 def divergence_json(sums: kernels.Sums) -> dict[str, Json]:
@@ -147,7 +146,7 @@ def compare(
 
 
 def diff(
-    old_folder: Path, new_folder: Path, thresholds: Sequence[float] = THRESHOLDS, progress: Progress | None = None
+    old_folder: Path, new_folder: Path, thresholds: Sequence[float], progress: Progress | None = None
 ) -> dict[str, Json]:
     """How far ``new_folder`` is from ``old_folder``.
 
