@@ -257,6 +257,21 @@ def test_both_kernels_agree(size: int, dtype: type) -> None:
         assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-12)
 
 
+@pytest.mark.parametrize("size", [1, 2049, 30_000])
+def test_both_kernels_agree_on_updates(size: int) -> None:
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(size)
+    base, a, b = rng.normal(size=(3, size)).astype(np.float32)
+    a[7::500], b[9::700] = np.nan, np.inf
+    x, y = (kernels.products(base, a, b, kernel) for kernel in ("numpy", "numba"))
+    keep = np.isfinite(a) & np.isfinite(b)
+    u, v = (side[keep].astype(np.float64) - base[keep] for side in (a, b))
+    for found in (x, y):
+        assert (found.elements, found.nonfinite) == (int(keep.sum()), size - int(keep.sum()))
+        sums = [found.dot, found.a2, found.b2, found.base2]
+        assert sums == pytest.approx([u @ v, u @ u, v @ v, base[keep].astype(np.float64) @ base[keep]], rel=1e-9)
+
+
 def test_sums_of_parts_are_sums_of_the_whole() -> None:
     rng = np.random.default_rng(0)
     old, new = rng.normal(size=(2, 1000))

@@ -1,4 +1,4 @@
-"""The compiled pass of ``kernels``. Imported only where numba is installed and the work is large enough for it."""
+"""The compiled passes of ``kernels``. Imported only where numba is installed and the work is large enough for it."""
 
 from __future__ import annotations
 
@@ -51,3 +51,24 @@ def divergence(old: Any, new: Any, thresholds: Any) -> Any:  # pragma: no cover 
                 changed += distance[i] > t * size[i]
             counts[k] += changed
     return sums, counts
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+def products(base: Any, a: Any, b: Any) -> Any:  # pragma: no cover - runs compiled
+    """(dot, a2, b2, base2) of ``kernels.products``."""
+    sums = np.zeros(4)
+    for begin in range(0, len(base), BLOCK):
+        dot = a2 = b2 = base2 = 0.0
+        for i in range(begin, min(begin + BLOCK, len(base))):
+            x = np.float64(base[i])
+            u = np.float64(a[i]) - x
+            v = np.float64(b[i]) - x
+            dot += u * v
+            a2 += u * u
+            b2 += v * v
+            base2 += x * x
+        sums[0] += dot
+        sums[1] += a2
+        sums[2] += b2
+        sums[3] += base2
+    return sums

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from prismlab.analyse.kernels import Products, products
+from prismlab.analyse.kernels import Products, choose, products
 from prismlab.analyse.parts import component_order, match, one_type, subcomponent_order
 from prismlab.model.tensors import model_type, open_checkpoint
 from prismlab.run.step import Artifact, Json, Progress, Result, Silent
@@ -35,7 +35,7 @@ def cosines(base: Path, a: Path, b: Path, progress: Progress | None = None) -> d
     Returns:
         ``cosine`` of the whole; ``l2_a`` and ``l2_b``, the updates' norms over the base's norm; ``components`` and
         ``subcomponents``, cosine by name; ``reasons`` by name (``whole`` among them) where a cosine is null;
-        ``skipped`` and ``nonfinite`` as in the stage ``weights``.
+        ``skipped``, ``nonfinite`` and ``kernel`` as in the stage ``weights``.
 
     Raises:
         CheckpointError: a checkpoint is damaged, or they have nothing to compare.
@@ -45,11 +45,12 @@ def cosines(base: Path, a: Path, b: Path, progress: Progress | None = None) -> d
     kind = one_type({label: model_type(folder) for label, folder in folders.items()})
     parts, skipped = match([open_checkpoint(folder) for folder in folders.values()], list(folders), kind)
     whole, coarse, fine = Products(), dict[str, Products](), dict[str, Products]()
+    kernel = choose(sum(part.elements for part in parts))
     progress.start(len(parts), "tensors")
     for part in parts:
         sums = Products()
         for old, to_a, to_b in part.chunks():
-            sums.add(products(old, to_a, to_b))
+            sums.add(products(old, to_a, to_b, kernel))
         whole.add(sums)
         coarse.setdefault(part.component, Products()).add(sums)
         fine.setdefault(part.subcomponent, Products()).add(sums)
@@ -68,6 +69,7 @@ def cosines(base: Path, a: Path, b: Path, progress: Progress | None = None) -> d
         "elements": whole.elements,
         "skipped": skipped,
         "nonfinite": whole.nonfinite,
+        "kernel": kernel,
     }
 
 

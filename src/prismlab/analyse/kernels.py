@@ -12,6 +12,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -84,11 +85,16 @@ def choose(elements: int) -> str:
 
 
 @functools.cache
-def _compiled() -> Any:
-    """The compiled pass; compiled once a machine, since numba keeps it on disk."""
-    from prismlab.analyse.compiled import divergence
+def _compiled() -> ModuleType:
+    """The compiled passes; compiled once a machine, since numba keeps them on disk."""
+    from prismlab.analyse import compiled
 
-    return divergence
+    return compiled
+
+
+def _dot(a: Floats, b: Floats) -> float:
+    """Sum of products by numpy's pairwise sum: its error and its order do not depend on how many threads BLAS takes."""
+    return float(np.multiply(a, b).sum())
 
 
 def _pass_numpy(old: Floats, new: Floats, thresholds: Sequence[float]) -> tuple[Floats, list[int]]:
@@ -96,7 +102,7 @@ def _pass_numpy(old: Floats, new: Floats, thresholds: Sequence[float]) -> tuple[
     zeros = size == 0
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: the caller sees it in the sums
         difference = new - old
-        sums = np.array([difference @ difference, old @ old, new @ new])
+        sums = np.array([_dot(difference, difference), _dot(old, old), _dot(new, new)])
     np.abs(difference, out=difference)
     counts = [int(np.count_nonzero(difference > t * size)) for t in thresholds]
     counts.append(int(np.count_nonzero(new == old)))
@@ -123,7 +129,7 @@ def divergence(old: Array, new: Array, thresholds: Sequence[float], kernel: str 
     if old.size == 0:
         return Sums(levels)
     if kernel == "numba":
-        sums, counts = _compiled()(old, new, np.array(levels))
+        sums, counts = _compiled().divergence(old, new, np.array(levels))
     else:
         sums, counts = _pass_numpy(old.astype(np.float64), new.astype(np.float64), levels)
     if not np.isfinite(sums).all():
@@ -171,19 +177,29 @@ class Products:
         return max(-1.0, min(1.0, ratio)) if math.isfinite(ratio) else None
 
 
-def products(base: Array, a: Array, b: Array) -> Products:
-    """The sums of two updates from one base; arrays are [n], float32 or float64."""
+def products(base: Array, a: Array, b: Array, kernel: str = "numpy") -> Products:
+    """The sums of two updates from one base.
+
+    Args:
+        base: [n], float32 or float64.
+        a: [n].
+        b: [n].
+        kernel: ``numpy`` or ``numba``.
+    """
     if not base.shape == a.shape == b.shape:
         raise ValueError(f"shapes differ: {base.shape}, {a.shape} and {b.shape}")
-    start = base.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: seen in the sums, below
-        to_a, to_b = a - start, b - start
-        sums = (float(to_a @ to_b), float(to_a @ to_a), float(to_b @ to_b), float(start @ start))
+    if kernel == "numba" and base.size:
+        sums = tuple(float(value) for value in _compiled().products(base, a, b))
+    else:
+        start = base.astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: seen in the sums, below
+            to_a, to_b = a - start, b - start
+            sums = (_dot(to_a, to_b), _dot(to_a, to_a), _dot(to_b, to_b), _dot(start, start))
     if not all(map(math.isfinite, sums)):
         finite = np.isfinite(base) & np.isfinite(a) & np.isfinite(b)
         left_out = int(base.size - np.count_nonzero(finite))
         if left_out:
-            rest = products(base[finite], a[finite], b[finite])
+            rest = products(base[finite], a[finite], b[finite], kernel)
             rest.nonfinite = left_out
             return rest
     return Products(base.size, 0, *sums)
