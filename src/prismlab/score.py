@@ -20,7 +20,7 @@ from prismlab.errors import DataError
 from prismlab.model.generate import Completion, Sampler, SamplingSettings, prompt_ids
 from prismlab.run.step import Progress
 from prismlab.seeds import derive_seed
-from prismlab.verify.answers import verify
+from prismlab.verify.answers import verifier_of, verify
 from prismlab.verify.format import check_format
 
 if TYPE_CHECKING:
@@ -104,8 +104,11 @@ def score_items(
         progress: advanced by one a sample; the caller has called ``start``.
 
     Raises:
-        DataError: two items share task and id, so that their rows could not be told apart.
+        DataError: two items share task and id, so that their rows could not be told apart, or a verifier is unknown.
+        SandboxError: a verifier runs programs.
     """
+    for name in sorted({item.verifier for item in items}):
+        verifier_of(name)
     keys = [(item.task, item.id) for item in items]
     if len(set(keys)) < len(keys):
         task, name = next(key for at, key in enumerate(keys) if key in keys[:at])

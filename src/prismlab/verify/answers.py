@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
 
-from prismlab.errors import DataError
+from prismlab.errors import DataError, SandboxError
 from prismlab.verify.format import answer_part, check_format
 
 MAX_DIGITS = 1000
@@ -71,7 +71,7 @@ def _shown(text: str) -> str:
 _NUMBER = re.compile(
     r"(?:(?<![0-9A-Za-z)\]])[-+\u2212])?"
     r"\$?"
-    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
     r"(?:[eE][-+]?[0-9]{1,3}(?![0-9A-Za-z])|/[0-9]+(?![0-9/]))?"
 )
 
@@ -210,6 +210,23 @@ _VERIFIERS: dict[str, Callable[[Judgeable, str], Verdict]] = {
 }
 
 
+def verifier_of(name: str) -> Callable[[Judgeable, str], Verdict]:
+    """The verifier of this name, a function of item and answer: to refuse a task before anything is sampled.
+
+    Raises:
+        SandboxError: ``tests``, which runs programs.
+        DataError: there is no such verifier.
+    """
+    if name == "tests":
+        raise SandboxError(
+            "verifier 'tests' runs programs and needs a sandbox, which this version does not have: "
+            f"take one of {', '.join(_VERIFIERS)}, or leave the task out"
+        )
+    if name not in _VERIFIERS:
+        raise DataError(f"verifier {name!r} does not exist; take one of {', '.join(_VERIFIERS)}")
+    return _VERIFIERS[name]
+
+
 def verify(item: Judgeable, response: str, strict_format: bool) -> Verdict:
     """Judge ``response``.
 
@@ -222,11 +239,9 @@ def verify(item: Judgeable, response: str, strict_format: bool) -> Verdict:
             ``</think>``, or the whole response where there is none.
 
     Raises:
-        DataError: the item names a verifier that does not exist.
+        DataError, SandboxError: the item names a verifier that there is not.
     """
-    judge = _VERIFIERS.get(item.verifier)
-    if judge is None:
-        raise DataError(f"verifier {item.verifier!r} does not exist; take one of {', '.join(_VERIFIERS)}")
+    judge = verifier_of(item.verifier)
     if strict_format:
         form = check_format(response)
         if form.answer is None:

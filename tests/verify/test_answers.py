@@ -1,0 +1,230 @@
+"""Verifiers on known answers, and on anything at all."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prismlab.data.items import Item
+from prismlab.errors import DataError, SandboxError
+from prismlab.verify.answers import Verdict, last_number, read_number, verifier_of, verify
+
+METALS = ("iron", "lithium", "gold", "iron oxide")
+
+
+def item(verifier: str, answer: str, choices: tuple[str, ...] | None = None, **meta: Any) -> Item:
+    return Item(
+        id="1",
+        task="t",
+        domain="d",
+        question="?",
+        answer=answer,
+        verifier=verifier,
+        choices=choices,
+        meta=meta,
+    )
+
+
+def lenient(judged: Item, response: str) -> Verdict:
+    return verify(judged, response, strict_format=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("432", 432),
+        ("It is 432.", 432),
+        ("47+385=432", 432),
+        ("5-3", 3),
+        ("x = -3", -3),
+        ("(-3)", -3),
+        ("\u22127", -7),
+        ("$1,234,567.50", Fraction("1234567.5")),
+        ("-$5", -5),
+        ("12.5%", Fraction("12.5")),
+        ("1,23", 23),
+        ("12,345,6", 6),
+        ("0.1", Fraction(1, 10)),
+        (".5", Fraction(1, 2)),
+        ("3.", 3),
+        ("1.2.3", 3),
+        ("1/3", Fraction(1, 3)),
+        ("-6/4", Fraction(-3, 2)),
+        ("2e3", 2000),
+        ("10 apples, 20 pears", 20),
+        ("so #### 72\n", 72),
+        ("1 #### 2 #### 1,003", 1003),
+        ("007", 7),
+    ],
+)
+def test_number_is_read_exactly(text: str, value: Fraction | int) -> None:
+    written = last_number(text)
+    assert written is not None
+    assert read_number(written) == value
+
+
+@pytest.mark.parametrize("text", ["", "none", "7 #### no idea", "####", "-", "$", "."])
+def test_no_number(text: str) -> None:
+    assert last_number(text) is None
+    assert lenient(item("number", "7"), text).verdict == "no_answer"
+
+
+def test_number_verdicts() -> None:
+    gsm = item("number", "Half of 48 is 24.\n48+24 = <<48+24=72>>72\n#### 72")
+    assert lenient(gsm, "that makes $72.00.").verdict == "right"
+    assert lenient(gsm, "72 or 71").verdict == "wrong"
+    assert lenient(item("number", "0.3"), "3/10").score == 1.0
+    # Exact: the sum of binary floats would say otherwise.
+    assert lenient(item("number", "0.3"), "0.30000000000000004").score == 0.0
+    assert lenient(item("number", "no number"), "7") == Verdict(
+        score=None, verdict="no_verdict", reason="the item's answer 'no number' holds no number"
+    )
+    assert lenient(item("number", "7"), "1/0").verdict == "wrong"
+    assert lenient(item("number", "7"), "9" * 100_000).verdict == "wrong"
+    assert len(lenient(item("number", "7"), "9" * 100_000).reason) < 200
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 6), st.sampled_from(["{}", "= {}.", "${} dollars", "so #### {}"]))
+def test_any_written_number_is_found_again(whole: int, places: int, frame: str) -> None:
+    value = Fraction(whole, 10**places)
+    written = f"{'-' if whole < 0 else ''}{abs(whole) // 10**places:,}"
+    if places:
+        written += f".{abs(whole) % 10**places:0{places}d}"
+    text = frame.format(written)
+    found = last_number(text)
+    assert found is not None
+    # "$-5" is written so by nobody, but must still be read as minus five.
+    assert read_number(found) == value
+    assert lenient(item("number", str(value)), text).score == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "C",
+        "c",
+        "C.",
+        "(C)",
+        "C)",
+        "Answer: C",
+        "The answer is (C).",
+        "C. gold",
+        "C gold",
+        "gold",
+        "Gold.",
+        "It must be gold",
+        r"\boxed{C}",
+    ],
+)
+def test_choice_right(text: str) -> None:
+    assert lenient(item("choice", "C", METALS), text).verdict == "right"
+    assert lenient(item("choice", "gold", METALS), text).verdict == "right"
+    assert lenient(item("choice", "B", METALS), text).verdict == "wrong"
+
+
+@pytest.mark.parametrize("text", ["A or C", "(A) (C)", "answer: A, no, answer: C", "iron or gold", "C B"])
+def test_ambiguous_choice_is_wrong_and_says_so(text: str) -> None:
+    verdict = lenient(item("choice", "C", METALS), text)
+    assert (verdict.score, verdict.verdict) == (0.0, "wrong")
+    assert "ambiguous" in verdict.reason
+
+
+def test_choice_edges() -> None:
+    assert lenient(item("choice", "D", METALS), "it is iron oxide").verdict == "right"
+    assert lenient(item("choice", "A", METALS), "ironing").verdict == "no_answer"
+    assert lenient(item("choice", "A", METALS), "E").verdict == "wrong"
+    assert lenient(item("choice", "A", METALS), "").verdict == "no_answer"
+    assert lenient(item("choice", "E", METALS), "A").verdict == "no_verdict"
+    assert lenient(item("choice", "A", None), "A").verdict == "no_verdict"
+    # Chemical symbols are letters too: a letter alone is a letter, a letter and its text are one choice.
+    symbols = ("C", "B", "Fe", "O")
+    assert lenient(item("choice", "C", symbols), "C").verdict == "right"
+    assert lenient(item("choice", "A", symbols), "A C").verdict == "right"
+    assert lenient(item("choice", "D", symbols), "D. O").verdict == "right"
+
+
+def test_exact() -> None:
+    exact = item("exact", "to be  or\nnot")
+    assert lenient(exact, " to be or not ").verdict == "right"
+    assert lenient(exact, "To be or not").verdict == "wrong"
+    assert lenient(exact, "<think> x </think>").verdict == "no_answer"
+
+
+def test_program() -> None:
+    judged = item("program", "3*x+4", points=[[1, 7], [2, 10], [9, 31]])
+    for text in ("3*x+4", " 4+x*3 ", "(x+1)*3+1", "<think> k=3 </think> 3*x+4"):
+        assert lenient(judged, text).verdict == "right", text
+    wrong = lenient(judged, "5*x+2")
+    assert (wrong.verdict, wrong.reason) == ("wrong", "at x=2 it gives 12, not 10")
+    # Right on the points that were shown, wrong on the hidden one.
+    assert lenient(judged, "3*x+4+(x-1)*(x-2)").reason == "at x=9 it gives 87, not 31"
+    for text in ("", "import os", "3*y", "x**2", "(" * 500, "__import__('os')"):
+        assert lenient(judged, text).verdict == "no_answer", text
+    assert lenient(judged, "*".join(["9999999"] * 9)).verdict == "wrong"
+    assert lenient(item("program", "x"), "x").verdict == "no_verdict"
+
+
+def test_strict_format_gates_the_answer() -> None:
+    judged = item("number", "7")
+    assert verify(judged, "<think> 3+4 </think> 7", strict_format=True).score == 1.0
+    outside = verify(judged, "7", strict_format=True)
+    assert (outside.score, outside.verdict) == (0.0, "no_answer")
+    assert "<think>" in outside.reason
+    # An answer in the chain is none; without the gate, text that never closes its chain is read as a whole.
+    assert verify(judged, "<think> 7 </think> 8", strict_format=False).score == 0.0
+    assert verify(judged, "<think> 7", strict_format=False).score == 1.0
+
+
+def test_verifiers_that_there_are_not() -> None:
+    with pytest.raises(DataError, match="'guess' does not exist; take one of number"):
+        verify(item("guess", "7"), "7", strict_format=False)
+    with pytest.raises(SandboxError, match="sandbox"):
+        verifier_of("tests")
+
+
+ANYTHING = st.text() | st.lists(
+    st.sampled_from(
+        [
+            "<think>",
+            "</think>",
+            "####",
+            "7",
+            "-",
+            "$",
+            ",",
+            ".",
+            "/",
+            "0",
+            "e9",
+            "A",
+            "(B)",
+            "answer is ",
+            "iron",
+            "gold",
+            "x",
+            "*",
+            "(",
+            ")",
+            "\u2212",
+            "²",
+            "٣",
+            " ",
+            "\n",
+        ]
+    )
+).map("".join)
+
+
+@given(ANYTHING, st.sampled_from(["number", "choice", "exact", "program"]), st.booleans())
+def test_no_text_raises_and_verdict_and_score_agree(text: str, verifier: str, strict: bool) -> None:
+    judged = item(verifier, "C" if verifier == "choice" else "7", METALS, points=[[1, 7]])
+    verdict = verify(judged, text, strict_format=strict)
+    assert verdict.score == {"right": 1.0, "wrong": 0.0, "no_answer": 0.0}[verdict.verdict]
+    assert (verdict.reason == "") == (verdict.verdict == "right")
+    # Any text as the item's own answer must not raise either.
+    own = verify(item(verifier, text, METALS, points=[[1, 7]]), "7", strict_format=False)
+    assert (own.score is None) == (own.verdict == "no_verdict")
