@@ -149,9 +149,23 @@ def _note(task: str, chosen: Chosen, spec: Mapping[str, Any], progress: Progress
         progress.note(f"{task}: {len(chosen.prompts)} prompts instead of {spec['per_task']}, there are no more")
 
 
-def _check_disjoint(items: Sequence[Item], task: str) -> None:
-    if len({item.id for item in items}) != len(items):
-        raise DataError(f"{task}: two candidates share an id; ids of a task must differ")
+def _candidates(config: Mapping[str, Any]) -> list[Item]:
+    """The candidates of every task, from its training split."""
+    spec, seed = config["spec"], config["seed"]
+    # The planner tells paths apart from the configuration, so that no fingerprint depends on where a file lies.
+    paths: Mapping[str, Sequence[str]] = config.get("files", {})
+    items: list[Item] = []
+    for task in spec["tasks"]:
+        items += load_items(
+            task,
+            config["tasks"][task],
+            config["micro"],
+            split="train",
+            n=int(spec["candidates"]),
+            files=None if task not in paths else [Path(path) for path in paths[task]],
+            seed=derive_seed(seed, "candidates", task),
+        )
+    return items
 
 
 def run_scoring(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
@@ -161,24 +175,12 @@ def run_scoring(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: 
     without verdict, which the histogram leaves out.
 
     Raises:
-        DataError: a task has no training split, or broken rows.
+        DataError: a task has fewer items than the candidates asked for, or broken rows.
         CheckpointError: the scorer cannot be loaded.
     """
     spec, seed = config["spec"], config["seed"]
     n = int(spec["samples"])
-    items: list[Item] = []
-    for task in spec["tasks"]:
-        found = load_items(
-            task,
-            config["tasks"][task],
-            config["micro"],
-            split="train",
-            n=int(spec["candidates"]),
-            files=_files(config["tasks"][task]),
-            seed=derive_seed(seed, "candidates", task),
-        )
-        _check_disjoint(found, task)
-        items.extend(found)
+    items = _candidates(config)
     folder = inputs["scorer"].model
     tokenizer = load_tokenizer(folder)
     sampler = TransformersSampler(load_model(folder), tokenizer)
@@ -203,12 +205,6 @@ def run_scoring(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: 
     with (out / "items.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items)
     return Result(metrics=_scoring_metrics(items, rows, n), tokens=sum(row["tokens"] for row in rows))
-
-
-def _files(task: Mapping[str, Any]) -> list[Path] | None:
-    """Paths of a task from files; the planner has replaced the globs by paths and hashes."""
-    content = task.get("content")
-    return None if content is None else [Path(entry["path"]) for entry in content]
 
 
 def _scoring_metrics(items: Sequence[Item], rows: Iterable[Mapping[str, Any]], n: int) -> dict[str, Any]:

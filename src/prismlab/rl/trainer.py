@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import math
 import time
@@ -53,6 +54,14 @@ LIBRARIES = ("trl", "transformers", "accelerate", "datasets")
 
 TOKENS_A_FORWARD = 65_536
 """Response tokens that one backward pass may hold; more are split by gradient accumulation."""
+
+
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in {field.name for field in dataclasses.fields(GRPOConfig)}
+)
+"""The library renamed this setting: recompute activations in the backward pass, on by default, here on GPUs only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +123,36 @@ def rows_a_pass(total: int, max_new_tokens: int) -> int:
     return max(rows for rows in range(1, total + 1) if total % rows == 0 and rows <= fitting)
 
 
+FIXED: dict[str, Any] = {
+    "loss_type": "dapo",
+    "scale_rewards": "group",
+    "num_iterations": 1,
+    # The penalty is the plain k3 estimate, without a ratio before it.
+    "use_bias_correction_kl": False,
+    "mask_truncated_completions": False,
+    "router_aux_loss_coef": 0.0,
+    # The sampler has no dropout, so the trainer has none either, or the ratio of the two would be noise.
+    "disable_dropout": True,
+    # The order of prompts is ours, see ``prompt_order``.
+    "shuffle_dataset": False,
+    # Read for the reference alone: it goes where the policy is, not spread over all devices.
+    "model_init_kwargs": {"device_map": None},
+    "fp16": False,
+    "dataloader_num_workers": 0,
+    "dataloader_pin_memory": False,
+    "remove_unused_columns": False,
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "log_completions": False,
+    "report_to": [],
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+"""Settings of every run. What the library would default to something else is explicit."""
+
+
 def grpo_config(spec: Mapping[str, Any], seed: int, scratch: Path) -> GRPOConfig:
-    """trl's settings for an ``RLSpec`` in JSON; everything that trl would default to something else is explicit.
+    """trl's settings for an ``RLSpec`` in JSON, besides ``FIXED``.
 
     Args:
         spec: JSON of ``RLSpec``.
@@ -126,50 +163,31 @@ def grpo_config(spec: Mapping[str, Any], seed: int, scratch: Path) -> GRPOConfig
     rows = rows_a_pass(total, int(spec["max_new_tokens"]))
     cuda = torch.cuda.is_available()
     soft = spec["kl_beta"] > 0 and spec["reference_every"] > 0
-    config = GRPOConfig(
-        output_dir=str(scratch),
-        seed=seed,
-        max_steps=int(spec["steps"]),
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=total // rows,
-        num_generations=int(spec["samples"]),
-        max_completion_length=int(spec["max_new_tokens"]),
-        temperature=float(spec["temperature"]),
-        top_p=float(spec["top_p"]),
-        loss_type="dapo",
-        scale_rewards="group",
-        num_iterations=1,
-        epsilon=float(spec["epsilon_low"]),
-        epsilon_high=float(spec["epsilon_high"]),
-        beta=float(spec["kl_beta"]),
-        # The penalty is the plain k3 estimate, as the reference study's trainer has it, without a ratio before it.
-        use_bias_correction_kl=False,
-        sync_ref_model=soft,
-        ref_model_mixup_alpha=float(spec["reference_mixup"]),
-        ref_model_sync_steps=int(spec["reference_every"]) if soft else 1,
-        # Read for the reference alone: it goes where the policy is, not spread over all devices.
-        model_init_kwargs={"device_map": None},
-        mask_truncated_completions=False,
-        router_aux_loss_coef=0.0,
-        # The sampler has no dropout, so the trainer has none either, or the ratio of the two would be noise.
-        disable_dropout=True,
-        shuffle_dataset=False,
-        learning_rate=float(spec["optimizer"]["lr"]),
-        max_grad_norm=math.inf if spec["optimizer"]["clip"] is None else float(spec["optimizer"]["clip"]),
-        bf16=spec["precision"] == "bf16",
-        fp16=False,
-        use_cpu=not cuda,
-        gradient_checkpointing=cuda,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        log_completions=False,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-    )
+    clip = spec["optimizer"]["clip"]
+    settings = {
+        **FIXED,
+        "output_dir": str(scratch),
+        "seed": seed,
+        "max_steps": int(spec["steps"]),
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": total // rows,
+        "num_generations": int(spec["samples"]),
+        "max_completion_length": int(spec["max_new_tokens"]),
+        "temperature": float(spec["temperature"]),
+        "top_p": float(spec["top_p"]),
+        "epsilon": float(spec["epsilon_low"]),
+        "epsilon_high": float(spec["epsilon_high"]),
+        "beta": float(spec["kl_beta"]),
+        "sync_ref_model": soft,
+        "ref_model_mixup_alpha": float(spec["reference_mixup"]),
+        "ref_model_sync_steps": int(spec["reference_every"]) if soft else 1,
+        "learning_rate": float(spec["optimizer"]["lr"]),
+        "max_grad_norm": math.inf if clip is None else float(clip),
+        "bf16": spec["precision"] == "bf16",
+        "use_cpu": not cuda,
+        CHECKPOINTING: cuda,
+    }
+    config = GRPOConfig(**settings)
     # One process trains on one device; several visible ones would make the library wrap the model in DataParallel.
     config._n_gpu = min(1, config.n_gpu)
     return config
@@ -225,10 +243,7 @@ class Trainer(GRPOTrainer):
         on_rollout: Callable[[Rollout], None],
         scratch: Path,
     ) -> None:
-        self._prompts = prompts
-        self._sampler = sampler
-        self._reward = reward
-        self._on_rollout = on_rollout
+        self._prompts, self._sampler, self._reward, self._on_rollout = prompts, sampler, reward, on_rollout
         self._ratio_cap: float | None = spec["ratio_cap"]
         self._group = int(spec["samples"])
         self._settings = SamplingSettings(
