@@ -104,9 +104,8 @@ def _rest(study: Study) -> Iterator[str]:
         yield from _refer("tokenizer", [study.tokenizer], study.bases, "base")
     for name, mixture in study.mixtures.items():
         yield from _refer(f"mixtures.{name}.weights", mixture.weights, study.sources, "source")
-        yield from _refer(
-            f"mixtures.{name}.tokens_in_source", mixture.tokens_in_source or {}, mixture.weights, "weight for source"
-        )
+        sizes = mixture.tokens_in_source or {}
+        yield from _refer(f"mixtures.{name}.tokens_in_source", sizes, study.sources, "source")
     if study.claims.evaluation is not None:
         yield from _refer("claims.evaluation", [study.claims.evaluation], study.evaluations, "evaluation")
     for arm, name in study.claims.arms.items():

@@ -1,0 +1,175 @@
+"""The command ``prism``. Everything heavy is imported when a command needs it: ``prism --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="prism",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Prism: a laboratory for LLM mid-training, from one study file to a report of decided claims.",
+    epilog="Examples:  prism new study.yaml  |  prism check study.yaml  |  prism run study.yaml --jobs 2  |  "
+    "prism report study.yaml --open",
+)
+
+
+class Kind(StrEnum):
+    """Starters of ``prism new``."""
+
+    micro = "micro"
+    files = "files"
+    hub = "hub"
+
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<study's name>.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads a step; default the study's own.")
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from prismlab import __version__
+
+        typer.echo(f"prism {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Prism: a laboratory for LLM mid-training, from one study file to a report of decided claims."""
+
+
+@app.command(epilog="Example:  prism new study.yaml --kind files")
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="micro: generated tasks; files: your own data; hub: a model id.")
+    ] = Kind.micro,
+) -> None:
+    """Write a commented starter study."""
+    from prismlab.commands import write_starter
+
+    write_starter(file, kind.value)
+
+
+@app.command(epilog="Example:  prism check study.yaml --artifacts")
+def check(
+    study: StudyFile,
+    artifacts: Annotated[
+        bool, typer.Option("--artifacts", help="Also check every built file against its hash.")
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Check a study; show its steps, arms and claims."""
+    from prismlab.commands import check_study
+
+    check_study(study, artifacts=artifacts, out=out)
+
+
+@app.command(epilog="Example:  prism plan study.yaml")
+def plan(study: StudyFile, out: Out = None, threads: Threads = None) -> None:
+    """Show the steps: state, tokens, operations, time."""
+    from prismlab.commands import show_plan
+
+    show_plan(study, out=out, threads=threads)
+
+
+@app.command(epilog="Examples:  prism run study.yaml --jobs 2  |  prism run study.yaml --until train/mid-mc")
+def run(
+    study: StudyFile,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Steps at a time; default the study's own.")] = None,
+    threads: Threads = None,
+    out: Out = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="STEP", help="Only this step and what it needs.")
+    ] = None,
+    in_process: Annotated[bool, typer.Option("--in-process", help="No worker processes: for debugging.")] = False,
+) -> None:
+    """Build what is missing; after a stop, go on."""
+    from prismlab.commands import run_study
+
+    run_study(study, jobs=jobs, threads=threads, out=out, until=until, in_process=in_process)
+
+
+@app.command(epilog="Example:  prism status study.yaml")
+def status(study: StudyFile, out: Out = None, threads: Threads = None) -> None:
+    """Show which steps are built, and whether a run is on."""
+    from prismlab.commands import show_status
+
+    show_status(study, out=out, threads=threads)
+
+
+@app.command(epilog="Examples:  prism show train/mid-mc/s0  |  prism show runs/micro/artifacts/train-1f2e3d4c5b6a7988")
+def show(
+    what: Annotated[str, typer.Argument(metavar="ARTIFACT|STEP", help="A folder, its name, a fingerprint or a step.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default all of runs/.")] = None,
+) -> None:
+    """Print the record of an artifact as JSON."""
+    from prismlab.commands import show_record
+
+    show_record(what, out=out)
+
+
+@app.command(epilog="Example:  prism report study.yaml --open")
+def report(
+    study: StudyFile,
+    out: Out = None,
+    threads: Threads = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Build the report from what is there; print its path."""
+    from prismlab.commands import build_report
+
+    build_report(study, out=out, threads=threads, open_it=open_it)
+
+
+@app.command(epilog="Example:  prism gc study.yaml --snapshots --yes")
+def gc(
+    study: StudyFile,
+    out: Out = None,
+    threads: Threads = None,
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="Also snapshots that nothing still needs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
+) -> None:
+    """List or delete what the plan no longer reaches."""
+    from prismlab.commands import collect_garbage
+
+    collect_garbage(study, out=out, threads=threads, snapshots=snapshots, yes=yes)
+
+
+def _complain(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Run ``prism``: exit code 0, 2 for what the user can mend (two lines at most), 130 for Ctrl-C, 1 for our fault."""
+    from prismlab.errors import PrismError
+
+    try:
+        app(prog_name="prism")
+    except PrismError as error:
+        _complain(f"prism: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("prism: stopped; run the same command again to go on")
+        sys.exit(130)
+    except Exception as error:
+        detail = getattr(error, "detail", None)
+        if detail is None:
+            raise
+        _complain(f"{detail}\nprism: {error}")
+        sys.exit(1)

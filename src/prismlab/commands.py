@@ -1,0 +1,353 @@
+"""What the commands of ``prism`` do. Imported by ``cli`` only when a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from prismlab.errors import SpecError, StoreError
+from prismlab.run.launch import InProcess
+from prismlab.run.progress import display_for, seconds_text, where_the_time_went
+from prismlab.run.runner import Runner, Summary
+from prismlab.run.step import Artifact
+from prismlab.run.store import Store
+from prismlab.study.arms import ambiguous_arms, infer_arms
+from prismlab.study.cost import Cost, Costs
+from prismlab.study.load import LoadedStudy, load_study
+from prismlab.study.plan import plan_study
+from prismlab.study.starter import starter, study_name
+from prismlab.study.steps import Missing, Plan, Settled
+
+
+def _say(text: str = "") -> None:
+    typer.echo(text)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Columns as wide as they need; those in ``right`` flush right."""
+    whole = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(row[column]) for row in whole) for column in range(len(head))]
+    for row in whole:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        _say("  ".join(cells).rstrip())
+
+
+def _number(value: float | None) -> str:
+    """A count with a unit: 26.2G, 12.3k; ``unknown`` for None."""
+    if value is None:
+        return "unknown"
+    for size, unit in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _bytes(size: int) -> str:
+    return f"{_number(float(size))}B"
+
+
+def _store(loaded: LoadedStudy, out: Path | None) -> Store:
+    return Store(out if out is not None else Path("runs") / loaded.study.name)
+
+
+def _planned(loaded: LoadedStudy, store: Store, threads: int | None) -> Plan:
+    return plan_study(loaded, threads=threads, hash_cache=store.root / "hashes.json")
+
+
+def write_starter(file: Path, kind: str) -> None:
+    """``prism new``."""
+    if file.exists():
+        raise SpecError(f"{file}: is there already; take another name")
+    if not file.parent.is_dir():
+        raise SpecError(f"{file.parent}: no such folder; make it first")
+    file.write_text(starter(kind, study_name(file), file.name), encoding="utf-8")
+    put = "" if kind == "micro" else "put your own files in, then: "
+    _say(f"wrote {file}; {put}prism check {file}")
+
+
+def _lacking(arms: Mapping[str, str], ids: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    """Claim by claim what stands in the way of deciding it."""
+    from prismlab.claims.rules import CLAIMS
+
+    for claim in CLAIMS:
+        if ids is not None and claim.id not in ids:
+            continue
+        absent = [arm for arm in claim.arms if arm not in arms]
+        if claim.decide is None:
+            yield claim.id, "not tested: no step of this version makes what its rule reads"
+        elif absent:
+            yield claim.id, f"lacks {', '.join(absent)}"
+        else:
+            yield claim.id, "has its arms"
+
+
+def _warnings(loaded: LoadedStudy) -> Iterator[str]:
+    study = loaded.study
+    for arm, names in ambiguous_arms(study).items():
+        yield f"{arm} could be {', '.join(names)}: {names[0]} is taken; set claims.arms to choose another"
+    if len(study.seeds) < 2:
+        yield "one seed gives no interval over seeds, so claims stay inconclusive; name at least 2 in 'seeds'"
+    if not study.evaluations:
+        yield "no evaluations, so no scores"
+    for name, base in study.bases.items():
+        if base.checkpoint is not None and f"bases.{name}" not in loaded.files:
+            revision = base.checkpoint.partition("@")[2]
+            if len(revision) != 40:
+                yield f"bases.{name}: {revision or 'main'!r} can move; name a commit to pin the weights"
+    if study.analyses.trajectory is not None and not any(
+        getattr(c, "snapshots", 0) for c in study.checkpoints.values()
+    ):
+        yield "analyses.trajectory: no RL checkpoint has 'snapshots' above 0"
+    used = {name for mixture in study.mixtures.values() for name in mixture.weights}
+    used |= {name for evaluation in study.evaluations.values() for name in evaluation.text}
+    used |= set(study.analyses.cka.sources if study.analyses.cka else [])
+    for name in study.sources:
+        if name not in used:
+            yield f"sources.{name} is used nowhere"
+
+
+def check_study(file: Path, *, artifacts: bool, out: Path | None) -> None:
+    """``prism check``."""
+    loaded = load_study(file)
+    study = loaded.study
+    store = _store(loaded, out)
+    plan = plan_study(loaded, hash_cache=store.root / "hashes.json", machine_text=lambda: "")
+    kinds = Counter(step.kind for step in plan.steps)
+    seeds = ", ".join(str(seed) for seed in study.seeds)
+    _say(f"{file}: study {study.name!r}, seeds {seeds}")
+    _say(f"{len(plan.steps)} steps: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    arms = infer_arms(study)
+    _say("\narms" if arms else "\nno arms: nothing is mid-trained from a base, so most claims cannot be tested")
+    _table(["arm", "checkpoint"], arms.items())
+    _say("\nclaims")
+    _table(["claim", ""], _lacking(arms, study.claims.ids))
+    for warning in _warnings(loaded):
+        _say(f"\nwarning: {warning}")
+    if artifacts:
+        _check_artifacts(store)
+
+
+def _check_artifacts(store: Store) -> None:
+    """Verify every artifact; StoreError with the first damaged file and the number of the others."""
+    broken: list[str] = []
+    count = 0
+    for folder in store.all():
+        count += 1
+        try:
+            store.verify(store.read(folder))
+        except StoreError as error:
+            broken.append(str(error))
+    _say(f"\n{count} artifacts in {store.artifacts}, {len(broken)} damaged")
+    if broken:
+        raise StoreError(broken[0] + (f" (+{len(broken) - 1} more)" if len(broken) > 1 else ""))
+
+
+def _records(store: Store) -> Iterator[Mapping[str, Any]]:
+    for folder in store.all():
+        try:
+            yield store.read(folder).record
+        except StoreError:
+            continue
+
+
+def _state(store: Store, found: Settled | Missing) -> str:
+    if isinstance(found, Missing):
+        return "skipped"
+    record = store.record(found.step.kind, found.fingerprint)
+    if record is None:
+        return "damaged" if store.path(found.step.kind, found.fingerprint).exists() else "to build"
+    return "ended" if record["status"] == "ended" else "built"
+
+
+def show_plan(file: Path, *, out: Path | None, threads: int | None) -> None:
+    """``prism plan``."""
+    loaded = load_study(file)
+    store = _store(loaded, out)
+    plan = _planned(loaded, store, threads)
+    costs = Costs(loaded, _records(store))
+    rows: list[list[str]] = []
+    left: list[Cost] = []
+    for step_id, found in plan.resolve(store.record).items():
+        step = next(step for step in plan.steps if step.id == step_id)
+        cost, state = costs.of(step), _state(store, found)
+        rows.append([step_id, state, *_cells(cost)])
+        if state in ("to build", "damaged"):
+            left.append(cost)
+    _table(["step", "state", "tokens", "operations", "time"], rows, right=(2, 3, 4))
+    whole = [costs.of(step) for step in plan.steps]
+    trained = sum(costs.of(step).tokens or 0 for step in plan.steps if step.kind == "train")
+    known = [cost.seconds for cost in left if cost.seconds is not None]
+    _say(f"\n{len(plan.steps)} steps, {len(plan.steps) - len(left)} need no building, {len(left)} to build")
+    _say(f"trained on: {trained:,} tokens; operations of all steps: {_number(sum(c.flops or 0 for c in whole))}")
+    missing = len(left) - len(known)
+    _say(
+        f"time left, one step at a time: {seconds_text(sum(known))}"
+        + (f" and {missing} steps unknown" if missing else "")
+    )
+
+
+def _cells(cost: Cost) -> list[str]:
+    tokens = "" if cost.tokens is None else _number(cost.tokens)
+    flops = "" if cost.tokens is None or cost.flops is None else _number(cost.flops)
+    return [tokens, flops, "unknown" if cost.seconds is None else seconds_text(cost.seconds)]
+
+
+@contextmanager
+def _opened(store: Store) -> Iterator[None]:
+    with store.lock():
+        store.prepare()
+        yield
+
+
+def run_study(
+    file: Path, *, jobs: int | None, threads: int | None, out: Path | None, until: str | None, in_process: bool
+) -> None:
+    """``prism run``."""
+    loaded = load_study(file)
+    store = _store(loaded, out)
+    with _opened(store):
+        plan = _planned(loaded, store, threads)
+        plan = plan if until is None else plan.until(until)
+        slots = 1 if in_process else (jobs or loaded.study.run.jobs)
+        launcher = (lambda slots, threads: InProcess()) if in_process else None
+        runner = Runner(plan, store, jobs=slots, display=display_for(sys.stdout), launcher=launcher)
+        summary = runner.run()
+    _ending(summary, store)
+
+
+def _ending(summary: Summary, store: Store) -> None:
+    """Where the time went, what ended early, and where the report lies."""
+    rows = where_the_time_went(summary.steps)
+    if rows:
+        _say("\nwhere the time went")
+        _table(
+            ["kind", "steps", "time"], [[r["kind"], str(r["steps"]), seconds_text(r["seconds"])] for r in rows], (1, 2)
+        )
+    for step in summary.steps:
+        if step["status"] in ("ended", "skipped"):
+            _say(f"{step['status']} {step['id']}: {step.get('reason', '')}")
+    _say(f"\n{len(summary.steps)} steps in {seconds_text(summary.seconds)}, artifacts in {store.artifacts}")
+    if summary.report:
+        _say(f"report: {summary.report}")
+
+
+def show_status(file: Path, *, out: Path | None, threads: int | None) -> None:
+    """``prism status``."""
+    loaded = load_study(file)
+    store = _store(loaded, out)
+    plan = _planned(loaded, store, threads)
+    found = plan.resolve(store.record)
+    states = {step_id: _state(store, this) for step_id, this in found.items()}
+    rows: list[list[str]] = []
+    for step_id, this in found.items():
+        name = this.reason if isinstance(this, Missing) else f"{this.step.kind}-{this.fingerprint}"
+        rows.append([step_id, states[step_id], name])
+    _table(["step", "state", "artifact"], rows)
+    _say("\n" + ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items()))
+    if store.root.is_dir():
+        try:
+            with store.lock():
+                _say("no run is going on")
+        except StoreError as error:
+            _say(f"a run is going on: {str(error).partition('; ')[0]}")
+
+
+def _search(what: str, out: Path | None) -> list[Path]:
+    """Artifact folders that ``what`` may mean."""
+    if (Path(what) / "record.json").is_file():
+        return [Path(what).absolute()]
+    roots = [out] if out is not None else sorted(path for path in Path("runs").glob("*") if path.is_dir())
+    folders = [folder for root in roots for folder in Store(root).all()]
+    named = [folder for folder in folders if folder.name == what or folder.name.rpartition("-")[2].startswith(what)]
+    if named:
+        return named
+    found: list[tuple[str, Path]] = []
+    for folder in folders:
+        try:
+            record = Store(folder.parents[1]).read(folder).record
+        except StoreError:
+            continue
+        if record["name"] == what or record["name"].startswith(what.rstrip("/") + "/"):
+            found.append((record["started"], folder))
+    return [folder for _, folder in sorted(found)]
+
+
+def show_record(what: str, *, out: Path | None) -> None:
+    """``prism show``: of several artifacts of a step the newest, with the others named."""
+    found = _search(what, out)
+    if not found:
+        where = "runs/" if out is None else str(out)
+        raise SpecError(
+            f"no artifact or step {what!r} in {where}; 'prism status STUDY' lists them, --out names a folder"
+        )
+    for folder in found[:-1]:
+        typer.echo(f"also: {folder}", err=True)
+    artifact = Store(found[-1].parents[1]).read(found[-1])
+    _say(json.dumps({"path": str(artifact.path), **artifact.record}, indent=2, ensure_ascii=False))
+
+
+def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: bool) -> None:
+    """``prism report``."""
+    loaded = load_study(file)
+    store = _store(loaded, out)
+    if not store.artifacts.is_dir():
+        raise StoreError(f"{store.root}: nothing is built yet; 'prism run {file}' builds it")
+    with _opened(store):
+        plan = _planned(loaded, store, threads)
+        summary = Runner(plan, store, only=("claims", "report"), display=display_for(sys.stderr)).run()
+    absent = sum(step["status"] == "skipped" for step in summary.steps)
+    if absent:
+        typer.echo(f"{absent} steps are not in it; 'prism run {file}' builds them", err=True)
+    _say(str(summary.report))
+    if open_it and summary.report is not None:
+        import webbrowser
+
+        webbrowser.open(Path(summary.report).as_uri())
+
+
+def collect_garbage(file: Path, *, out: Path | None, threads: int | None, snapshots: bool, yes: bool) -> None:
+    """``prism gc``."""
+    loaded = load_study(file)
+    store = _store(loaded, out)
+    if not store.root.is_dir():
+        raise StoreError(f"{store.root}: no such run folder; --out names another")
+    with store.lock():
+        plan = _planned(loaded, store, threads)
+        found = plan.resolve(store.record)
+        kept = {store.path(f.step.kind, f.fingerprint) for f in found.values() if isinstance(f, Settled)}
+        freed = 0
+        for folder in [folder for folder in store.all() if folder not in kept] + sorted(store.damaged.glob("*")):
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            _say(f"{_bytes(size):>8}  {folder.relative_to(store.root)}")
+            freed += store.remove(folder) if yes else size
+        for artifact in _spare_snapshots(plan, found, store) if snapshots else ():
+            files = artifact.record["files"]
+            size = sum(known["bytes"] for name, known in files.items() if name.startswith("snapshots/"))
+            _say(f"{_bytes(size):>8}  {artifact.path.relative_to(store.root)}/snapshots")
+            freed += store.drop(artifact, "snapshots/") if yes else size
+    _say(f"{_bytes(freed)} freed" if yes else f"{_bytes(freed)} could be freed; add --yes to delete")
+
+
+def _spare_snapshots(plan: Plan, found: Mapping[str, Settled | Missing], store: Store) -> Iterator[Artifact]:
+    """Artifacts with snapshots that no trajectory which is still to be built reads."""
+    wanted = {
+        step.inputs["run"]
+        for step in plan.steps
+        if step.kind == "trajectory" and _state(store, found[step.id]) in ("to build", "damaged")
+    }
+    for step_id, this in found.items():
+        if isinstance(this, Missing) or step_id in wanted:
+            continue
+        artifact = store.find(this.step.kind, this.fingerprint)
+        if artifact is not None and any(name.startswith("snapshots/") for name in artifact.record["files"]):
+            yield artifact

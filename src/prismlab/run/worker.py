@@ -1,0 +1,287 @@
+"""Carrying out one step in this process: call the stage, measure, record, commit."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from prismlab.errors import EndBranch, PrismError, StageError
+from prismlab.run.record import git, peak_memory_mb, reset_peak_memory, versions
+from prismlab.run.step import Artifact, Progress, Result, Stage
+from prismlab.run.store import Store
+
+EVENT = "@prism "
+"""Marks the lines by which a process under torchrun tells its progress."""
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A settled step as plain data, so that it can travel to another process or machine."""
+
+    id: str
+    kind: str
+    name: str
+    version: int
+    entry: str
+    fingerprint: str
+    seed: int | None
+    threads: int
+    nproc: int
+    config: Mapping[str, Any]
+    paths: Mapping[str, list[str]]
+    inputs: Mapping[str, Mapping[str, str]]
+    """``{kind, fingerprint}`` or ``{missing: reason}`` by key."""
+    root: str
+    """The store's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What became of a job."""
+
+    status: Literal["complete", "ended", "failed", "crashed"]
+    """``failed``: the user can mend it; ``crashed``: our fault, with ``detail`` the traceback."""
+    seconds: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class RankFailed(PrismError):
+    """A process under torchrun stopped with an error that the user can mend."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, by whatever signal (Linux; elsewhere a no-op).
+
+    Args:
+        parent: the parent's process id; if it is already dead the signal would never come, so this process ends.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # 1 is PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def limit_threads(threads: int) -> None:
+    """Have numeric libraries that are not imported yet use ``threads`` threads, and torch also if it is."""
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    if "torch" in sys.modules:
+        cast(Any, sys.modules["torch"]).set_num_threads(threads)
+
+
+def load_stage(entry: str) -> Stage:
+    """The function behind ``module:function``."""
+    module, _, function = entry.partition(":")
+    return cast(Stage, getattr(importlib.import_module(module), function))
+
+
+def _artifacts(job: Job) -> dict[str, Artifact]:
+    store = Store(Path(job.root))
+    return {
+        key: store.read(store.path(found["kind"], found["fingerprint"]))
+        for key, found in job.inputs.items()
+        if "missing" not in found
+    }
+
+
+def call(job: Job, out: Path, progress: Progress) -> Result:
+    """Call the stage in this process."""
+    limit_threads(job.threads)
+    stage = load_stage(job.entry)
+    limit_threads(job.threads)  # The import may have brought torch in, with threads as it likes.
+    return stage({**job.config, "files": dict(job.paths)}, _artifacts(job), out, progress)
+
+
+def _forward(line: str, progress: Progress, log: IO[str]) -> None:
+    if not line.startswith(EVENT):
+        log.write(line)
+        return
+    name, *arguments = json.loads(line.removeprefix(EVENT))
+    relay(progress, name, arguments)
+
+
+def relay(progress: Progress, name: str, arguments: list[Any]) -> None:
+    """Replay one recorded call on a progress."""
+    if name == "start":
+        progress.start(*arguments)
+    elif name == "advance":
+        progress.advance(arguments[0], **arguments[1])
+    else:
+        progress.note(arguments[0])
+
+
+def _torchrun(job: Job, out: Path, progress: Progress) -> tuple[Result, float | None]:
+    """Run the stage in ``nproc`` processes on this machine; the first one writes and reports."""
+    file = out.with_name(f"{out.name}.job.json")
+    file.write_text(json.dumps({"job": asdict(job), "out": str(out)}), encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.nproc)]
+    parent = os.getpid()
+    with subprocess.Popen(
+        [*launcher, "-m", "prismlab.run.launch", str(file)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(job.threads)},
+        preexec_fn=lambda: die_with_parent(parent),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            _forward(line, progress, sys.stdout)
+    answer = file.with_suffix(".answer")
+    told: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {}
+    for leftover in (file, answer):
+        leftover.unlink(missing_ok=True)
+    if told.get("ended") is not None:
+        raise EndBranch(told["ended"])
+    if told.get("failed") is not None:
+        raise RankFailed(told["failed"])
+    if process.returncode != 0 or "metrics" not in told:
+        raise RuntimeError(
+            f"torchrun ended with {process.returncode}: {told.get('crashed', 'see the log of this step')}"
+        )
+    return Result(metrics=told["metrics"], tokens=told["tokens"]), told["peak"]
+
+
+def _measured(job: Job, out: Path, progress: Progress) -> tuple[Result, float | None]:
+    if job.nproc > 0:
+        return _torchrun(job, out, progress)
+    measured = reset_peak_memory()
+    result = call(job, out, progress)
+    return result, peak_memory_mb() if measured else None
+
+
+def execute(job: Job, progress: Progress) -> Done:
+    """Build one artifact: stage, record, commit. Never raises but for what stops the process itself."""
+    store = Store(Path(job.root))
+    started, clock = datetime.now(UTC).isoformat("T", "seconds"), time.monotonic()
+    draft: Path | None = None
+    try:
+        draft = store.draft(job.kind, job.fingerprint)
+        try:
+            result, peak = _measured(job, draft, progress)
+            ended = None
+        except EndBranch as end:
+            result, peak, ended = Result(), None, end.reason
+        seconds = round(time.monotonic() - clock, 3)
+        store.commit(draft, _record(job, result, started=started, seconds=seconds, peak=peak, ended=ended))
+        return Done(status="complete" if ended is None else "ended", seconds=seconds, reason=ended or "")
+    except Exception as error:
+        seconds = round(time.monotonic() - clock, 3)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error = StageError(f"the disk of {store.root} is full; free some space ('prism gc' helps) and run again")
+        traceback.print_exception(error)
+        if isinstance(error, PrismError):
+            return Done(status="failed", seconds=seconds, reason=str(error))
+        text = "".join(traceback.format_exception(error))
+        return Done(status="crashed", seconds=seconds, reason=f"{type(error).__name__}: {error}", detail=text)
+
+
+def _record(
+    job: Job, result: Result, *, started: str, seconds: float, peak: float | None, ended: str | None
+) -> dict[str, Any]:
+    return {
+        "kind": job.kind,
+        "version": job.version,
+        "name": job.id,
+        "fingerprint": job.fingerprint,
+        "config": dict(job.config),
+        "inputs": {key: dict(found) for key, found in job.inputs.items()},
+        "read": dict(job.paths),
+        "seed": job.seed,
+        "threads": job.threads,
+        "versions": versions(),
+        "git": git(),
+        "started": started,
+        "seconds": seconds,
+        "peak_memory_mb": peak,
+        "tokens": result.tokens,
+        "metrics": dict(result.metrics),
+        "status": "complete" if ended is None else "ended",
+        **({} if ended is None else {"reason": ended}),
+    }
+
+
+class Throttled:
+    """A progress that passes calls to ``send`` at most ten times a second, sums of ``advance`` in between."""
+
+    def __init__(self, send: Callable[[str, list[Any]], None]) -> None:
+        self._send = send
+        self._count = 0
+        self._shown: dict[str, float | str] = {}
+        self._last = 0.0
+
+    def start(self, total: int | None, unit: str) -> None:
+        self.flush()
+        self._send("start", [total, unit])
+
+    def advance(self, n: int = 1, **shown: float | str) -> None:
+        self._count += n
+        self._shown = {key: value if isinstance(value, str) else float(value) for key, value in shown.items()}
+        if time.monotonic() - self._last >= 0.1:
+            self.flush()
+
+    def note(self, text: str) -> None:
+        self.flush()
+        self._send("note", [text])
+
+    def flush(self) -> None:
+        """Send what was held back."""
+        if self._count:
+            self._send("advance", [self._count, self._shown])
+            self._count, self._last = 0, time.monotonic()
+
+
+def _swallow(name: str, arguments: list[Any]) -> None:
+    """For every process under torchrun but the first."""
+
+
+def _emit(name: str, arguments: list[Any]) -> None:
+    sys.stdout.write(f"{EVENT}{json.dumps([name, *arguments])}\n")
+    sys.stdout.flush()
+
+
+def rank_main(file: Path) -> int:
+    """One process under torchrun: run the stage; the first one, or the first to fail, writes the answer file."""
+    die_with_parent(os.getppid())
+    told = json.loads(file.read_text(encoding="utf-8"))
+    job, first = Job(**told["job"]), os.environ.get("RANK", "0") == "0"
+    answer: dict[str, Any]
+    try:
+        reset_peak_memory()
+        progress = Throttled(_emit if first else _swallow)
+        result = call(job, Path(told["out"]), progress)
+        progress.flush()
+        if not first:
+            return 0
+        answer = {"metrics": dict(result.metrics), "tokens": result.tokens, "peak": peak_memory_mb()}
+    except EndBranch as end:
+        answer = {"ended": end.reason}
+    except PrismError as error:
+        answer = {"failed": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        answer = {"crashed": f"{type(error).__name__}: {error}"}
+    draft = file.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(answer), encoding="utf-8")
+    target = file.with_suffix(".answer")
+    if first or not target.exists():
+        draft.replace(target)
+    return 0 if "metrics" in answer else 1
