@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import sys
-import types
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ from transformers import PreTrainedTokenizerFast
 
 from prismlab.analyse import cka as stage
 from prismlab.analyse.similarity import cka, debiased_cka, gram, resample_indices, similarity, unbiased_hsic
-from prismlab.errors import CheckpointError, StageError
-from prismlab.model.checkpoint import save_checkpoint
+from prismlab.data.sources import heldout_texts
+from prismlab.errors import CheckpointError, DataError, StageError
+from prismlab.model.checkpoint import load_model, save_checkpoint
 from prismlab.run.step import Artifact, Silent
+from prismlab.study.spec import SourceSpec
+from prismlab.study.world import MicroSpec
 
 torch.set_num_threads(1)
 
@@ -210,41 +212,41 @@ def test_a_diverged_checkpoint_is_named() -> None:
         stage.pooled_states(model, [[1, 2, 3]])
 
 
-def test_stage_from_checkpoints_to_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_from_checkpoints_to_parquet(tmp_path: Path) -> None:
     tokenizer = build_byte_tokenizer()
     model = built("llama")
     save_checkpoint(model, tokenizer, tmp_path / "a/model", dtype="float32")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.normal_()
     save_checkpoint(model, tokenizer, tmp_path / "b/model", dtype="float32")
-    documents = [f"document {k} about {'x' * k}" for k in range(12)]
-    asked: list[tuple[Any, ...]] = []
-
-    def heldout_texts(*args: Any) -> list[str]:
-        asked.append(args)
-        return documents if args[0] == "web" else documents[:2]
-
-    fake = types.ModuleType("prismlab.data.sources")
-    fake.heldout_texts = heldout_texts  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "prismlab.data.sources", fake)
-    monkeypatch.setattr("prismlab.data.sources", fake, raising=False)
+    documents = [f"document {k} about {'x' * k}" for k in range(40)]
+    for name, some in (("long.jsonl", documents), ("few.jsonl", documents[:2])):
+        (tmp_path / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
+    source = SourceSpec(files=["*.jsonl"], domain="web").model_dump(mode="json", by_alias=True)
     config: dict[str, Any] = {
-        "spec": {"sources": ["web"], "inputs": 20, "max_tokens": 16, "resamples": 5, "resample_size": 8},
-        "sources": {"web": {"micro": {"domain": "web"}}, "few": {}},
-        "micro": {},
-        "heldout": 0.1,
+        "spec": {"sources": ["web"], "inputs": 200, "max_tokens": 16, "resamples": 5, "resample_size": 8},
+        "sources": {"web": source, "few": source},
+        "micro": MicroSpec().model_dump(mode="json"),
+        "heldout": 0.5,
         "template": "think",
         "seed": 3,
+        "files": {"web": [str(tmp_path / "long.jsonl")], "few": [str(tmp_path / "few.jsonl")]},
     }
+    expected = heldout_texts("web", source, config["micro"], config["files"]["web"], "think", 0.5, 200)
     inputs = {k: Artifact(kind="base", fingerprint="0", path=tmp_path / k, record={}) for k in ("a", "b")}
     found = stage.run(config, inputs, tmp_path, Silent()).metrics["sets"]["web"]
-    assert asked == [("web", config["sources"]["web"], {}, None, "think", 0.1, 20)]
-    assert (found["inputs"], found["asked"]) == (12, 20)
+    assert (found["inputs"], found["asked"]) == (len(expected), 200)
+    assert 4 <= len(expected) < 40
+    states = []
+    for side in ("a", "b"):
+        ids = [tokenizer(text)["input_ids"][:16] for text in expected]
+        states.append(stage.pooled_states(load_model(tmp_path / side / "model"), ids))
     values = [row["cka"] for row in found["layers"]]
+    assert values == pytest.approx([feature_cka(*(s[k].astype(float) for s in states)) for k in range(3)], abs=1e-6)
     assert values[:2] == pytest.approx([1.0, 1.0], abs=1e-6)
     assert values[2] < 0.999
     assert found["min_layer"] == 2
     assert [row["cka"] for row in pq.read_table(tmp_path / "layers.parquet").to_pylist()] == values
     config["spec"] = config["spec"] | {"sources": ["few"]}
-    with pytest.raises(StageError, match="few has 2 held-out documents"):
+    with pytest.raises((StageError, DataError), match="few"):
         stage.run(config, inputs, tmp_path, Silent())

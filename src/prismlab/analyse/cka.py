@@ -126,12 +126,12 @@ def compare(
 
 
 def _texts(config: Mapping[str, Json], name: str) -> list[str]:
-    """Held-out documents of one source."""
+    """Held-out documents of one source; the runner gives the paths of its files, if any, under ``files``."""
     from prismlab.data.sources import heldout_texts
 
     source = config["sources"][name]
     share, wanted = float(config["heldout"]), int(config["spec"]["inputs"])
-    files = source.get("content")
+    files = config.get("files", {}).get(name)
     return heldout_texts(name, source, config["micro"], files, config["template"], share, wanted)
 
 

@@ -1,6 +1,6 @@
 """One pass over two (or three) equally shaped arrays that gathers everything the weight analyses need.
 
-Two implementations with the same results: numpy, and numba (the extra ``analyse``), which does all the sums and counts
+Two implementations with the same results: numpy, and numba (the extra ``kernels``), which does all the sums and counts
 of a block while it is in the cache. Comparisons and sums are in float64 on the exact values, so that counts agree to
 the last element; sums agree to rounding. Which one ran is recorded, since nothing else would tell.
 """
