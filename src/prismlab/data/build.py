@@ -44,27 +44,33 @@ class _Source:
         self.domain = self.spec.get("domain") or (self.spec.get("micro") or {}).get("domain")
         self._config, self._encoder, self.counts = config, encoder, Counts()
         self.heldout = 0
-        seed = int(config["seed"])
         self.stream = EpochStream(
             name,
-            self._first_pass(seed),
-            lambda epoch, n: np.random.default_rng(derive_seed(seed, name, epoch)).permutation(n).tolist(),
+            self._pass,
+            self._order,
             needed=rows * self.seq_len,
             max_epochs=float(config["max_epochs"]),
+            # What streams from the hub may be larger than memory: it is read again rather than kept.
+            keep=self.spec.get("hub") is None,
         )
 
-    def _texts(self, seed: int) -> Iterator[str]:
+    def _order(self, epoch: int, documents: int) -> list[int]:
+        seed = derive_seed(self._config["seed"], self.name, epoch)
+        return np.random.default_rng(seed).permutation(documents).tolist()
+
+    def _texts(self, epoch: int) -> Iterator[str]:
         config = self._config
         files = (config.get("files") or {}).get(self.name)
-        found = documents(self.name, self.spec, config["micro"], files, config["template"], seed, self.counts)
-        for text in found:
-            if is_heldout(text, float(config["heldout"])):
-                self.heldout += 1
-            else:
+        seed = derive_seed(config["seed"], self.name, epoch)
+        counts = self.counts if epoch == 0 else None
+        for text in documents(self.name, self.spec, config["micro"], files, config["template"], seed, counts):
+            if not is_heldout(text, float(config["heldout"])):
                 yield text
+            elif epoch == 0:
+                self.heldout += 1
 
-    def _first_pass(self, seed: int) -> Iterator[Tokens]:
-        for batch in _batches(self._texts(seed)):
+    def _pass(self, epoch: int) -> Iterator[Tokens]:
+        for batch in _batches(self._texts(epoch)):
             yield from self._encoder.encode(batch)
 
     def blocks(self, progress: Progress) -> Iterator[Tokens]:
@@ -74,7 +80,7 @@ class _Source:
             progress.advance(len(block))
 
     def summary(self, share: float, total: int) -> dict[str, Any]:
-        """What the manifest and the record say about the source; ``epochs`` is None if not even one pass was completed."""
+        """What the manifest and the record say about the source; ``epochs`` is None before the first pass ends."""
         stats, tokens = self.stream.stats, self.rows * self.seq_len
         return {
             "domain": self.domain,

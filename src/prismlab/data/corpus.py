@@ -51,7 +51,7 @@ class Corpus:
         """Open the corpus in a folder.
 
         Raises:
-            DataError: it is no corpus, its manifest is broken, or its files do not have the sizes that the manifest states.
+            DataError: it is no corpus, its manifest is broken, or its files have other sizes than it states.
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -159,8 +159,8 @@ def write_corpus(
         path: an existing folder.
         row_source: source of each row [n_rows].
         blocks: per source its index and its rows in order, as blocks [k, seq_len].
-        sources: per source at least ``name`` and ``domain``; read after all blocks were taken, so that counts can be filled in
-            meanwhile.
+        sources: per source at least ``name`` and ``domain``; written after all blocks were taken, so that counts can be
+            filled in meanwhile.
         seq_len: tokens a row.
         vocab: number of token ids.
         tokenizer_hash: of the tokenizer that made the tokens.

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from prismlab.data.rows import Row, file_rows, hub_rows, question_and_answer
+from prismlab.data.rows import Row, encodable, file_rows, hub_rows, question_and_answer
 from prismlab.errors import DataError
 from prismlab.micro.world import Question, task_questions
 from prismlab.seeds import derive_seed
@@ -98,11 +98,10 @@ def _row_items(task: str, spec: Mapping[str, Any], rows: Iterable[Row]) -> Itera
             id=_item_id(row, ("id", "task_id")),
             task=task,
             domain=spec["domain"],
-            question=question,
-            answer=answer,
+            question=encodable(row.where, question),
+            answer=encodable(row.where, answer),
             verifier=spec["verifier"],
             choices=choices,
-            meta={"row": dict(row.values)} if spec["verifier"] == "tests" else {},
         )
 
 
@@ -125,9 +124,10 @@ def load_items(
 ) -> list[Item]:
     """``n`` items of a task in a fixed order.
 
-    With ``split="test"`` the choice depends on the task's name alone, so that every checkpoint and every seed answers the same
-    questions; with ``"train"`` it depends on ``seed``. A task of the micro world has disjoint splits. A task of files or of
-    the hub has the rows it names and no other: which rows are for training and which for testing is told by naming two tasks.
+    With ``split="test"`` the choice depends on the task's name alone, so that every checkpoint and every seed answers
+    the same questions; with ``"train"`` it depends on ``seed``. A task of the micro world has disjoint splits. A task
+    of files or of the hub has the rows it names and no other: which rows are for training and which for testing is told
+    by naming two tasks.
 
     Args:
         task_name: name of the task in the study.

@@ -25,10 +25,10 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
 def schedule(weights: Mapping[str, float], rows: int) -> NDArray[np.int32]:
     """The source of each row: index into ``weights``, int32 [rows].
 
-    Rows hold equally many tokens, so shares of rows are shares of tokens. After each row every source's count lies within
-    one row of its ideal share of the rows so far: of the sources whose count would not run ahead by a row (quota of the
-    chairman assignment problem), the one whose next row is due first is taken (Tijdeman, "The chairman assignment problem",
-    Discrete Mathematics 32, 1980).
+    Rows hold equally many tokens, so shares of rows are shares of tokens. After each row every source's count lies
+    within one row of its ideal share of the rows so far: of the sources whose count would not run ahead by a row (quota
+    of the chairman assignment problem), the one whose next row is due first is taken (Tijdeman, "The chairman
+    assignment problem", Discrete Mathematics 32, 1980).
 
     Raises:
         DataError: weights are not positive.

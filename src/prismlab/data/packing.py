@@ -1,12 +1,13 @@
-"""Documents to rows: each document's tokens and an end-of-sequence token, one after another, cut into rows of one length.
+"""Documents to rows: each one's tokens and an end-of-sequence token, one after another, cut into rows of one length.
 
-No token is lost or padded but the rest after a source's last row. What a row begins with may be the middle of a document.
+Nothing is padded, and nothing lost but the rest after a source's last row. A row may begin inside a document.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,6 @@ class SourceStats:
     """Tokens drawn, those of repeated documents counted again, end-of-sequence tokens included."""
     epoch_tokens: int | None = None
     """Tokens of one pass; None if the source was not read to its end."""
-    left_over: int = 0
-    """Tokens after the last row, not used."""
 
 
 class EpochStream:
@@ -36,42 +35,41 @@ class EpochStream:
 
     Args:
         name: of the source, for messages.
-        first: tokens of the documents of the first pass, read as they are needed.
+        read: gives the tokens of the documents of pass 0, 1, ..., read as they are needed.
         order: gives the permutation of ``n`` documents for pass 1, 2, ...: ``order(epoch, n)``.
         needed: tokens that will be asked for, so that too many passes are refused after the first.
         max_epochs: most passes.
+        keep: keep the first pass in memory and permute it for the later ones by ``order``; else ``read`` them anew.
     """
 
     def __init__(
         self,
         name: str,
-        first: Iterable[Tokens],
+        read: Callable[[int], Iterable[Tokens]],
         order: Callable[[int, int], Sequence[int]],
         needed: int,
         max_epochs: float,
+        keep: bool = True,
     ) -> None:
         self.stats = SourceStats()
-        self._name, self._first, self._order = name, first, order
-        self._needed, self._max_epochs = needed, max_epochs
+        self._name, self._read, self._order = name, read, order
+        self._needed, self._max_epochs, self._keep = needed, max_epochs, keep
 
     def __iter__(self) -> Iterator[Tokens]:
         kept: list[Tokens] = []
-        for tokens in self._first:
-            kept.append(tokens)
-            self._count(tokens)
+        for tokens in self._read(0):
+            if self._keep:
+                kept.append(tokens)
+            self.stats.tokens_drawn += len(tokens)
             self.stats.documents += 1
             yield tokens
-        self.stats.epoch_tokens = sum(map(len, kept))
+        self.stats.epoch_tokens = self.stats.tokens_drawn
         self._check()
-        epoch = 1
-        while True:
-            for at in self._order(epoch, len(kept)):
-                self._count(kept[at])
-                yield kept[at]
-            epoch += 1
-
-    def _count(self, tokens: Tokens) -> None:
-        self.stats.tokens_drawn += len(tokens)
+        for epoch in count(1):
+            again = (kept[at] for at in self._order(epoch, len(kept))) if self._keep else self._read(epoch)
+            for tokens in again:
+                self.stats.tokens_drawn += len(tokens)
+                yield tokens
 
     def _check(self) -> None:
         size = self.stats.epoch_tokens
@@ -80,8 +78,8 @@ class EpochStream:
         epochs = self._needed / size
         if epochs > self._max_epochs:
             raise DataError(
-                f"source {self._name!r} has {size} tokens to train on, the mixture needs {self._needed}: {epochs:.1f} epochs, "
-                f"'max_epochs' is {self._max_epochs:g}; give it less weight or more text, train shorter, or raise 'max_epochs'"
+                f"source {self._name!r} has {size} tokens to train on, {self._needed} are needed: {epochs:.1f} epochs, "
+                f"but 'max_epochs' is {self._max_epochs:g}; give it less weight or more text, or raise it"
             )
 
 

@@ -1,4 +1,4 @@
-"""Rows of data files (jsonl, jsonl.gz, parquet) and of hub data sets, and the fields of a row; every bad row is named."""
+"""Rows of data files (jsonl, jsonl.gz, parquet) and of hub data sets, and their fields; every bad row is named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from prismlab.errors import DataError, MissingExtra
 
@@ -50,6 +50,21 @@ class Row:
         raise DataError(f"{self.where}: field {name!r} is {_kind(value)}, text is wanted")
 
 
+def encodable(where: str, text: str) -> str:
+    """``text``, which must be Unicode that UTF-8 can hold.
+
+    Raises:
+        DataError: it holds half of a surrogate pair, as JSON escapes can.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start + 1} is half a surrogate pair, no text; mend the row"
+        ) from error
+    return text
+
+
 def _kind(value: Any) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 
@@ -66,7 +81,7 @@ def open_bytes(path: Path) -> IO[bytes]:
         DataError: it cannot be opened.
     """
     try:
-        return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+        return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -141,6 +156,7 @@ def hub_rows(hub: Mapping[str, Any], shuffle_seed: int | None = None) -> Iterato
     """
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise MissingExtra("datasets", "hub", f"the data set {hub['id']}") from error
     number = 0
@@ -152,19 +168,19 @@ def hub_rows(hub: Mapping[str, Any], shuffle_seed: int | None = None) -> Iterato
             stream = stream.shuffle(seed=shuffle_seed, buffer_size=10_000)
         for number, values in enumerate(stream, 1):
             yield Row(f"{hub['id']}:{number}", values)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         at = f" after row {number}" if number else ""
         raise DataError(
-            f"hub data set {hub['id']!r} (revision {hub['revision']}, split {hub['split']}) cannot be read{at}: {error}; check "
-            "the name and the network, or download it and name its 'files'"
+            f"hub data set {hub['id']!r} (revision {hub['revision']}, split {hub['split']}) cannot be read{at}: "
+            f"{error}; check the name and the network, or download it and name its 'files'"
         ) from error
 
 
 def question_and_answer(row: Row, fields: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...] | None]:
     """The question as it is shown, its answer, and its choices.
 
-    With choices, they stand as lettered lines under the question; an answer that is an integer is the index of the right
-    one (from 0), a letter or the text of a choice is taken as such, and the answer becomes the letter.
+    With choices, they stand as lettered lines under the question; an answer that is an integer is the index of the
+    right one (from 0), a letter or the text of a choice is taken as such, and the answer becomes the letter.
 
     Raises:
         DataError: a field is missing or of the wrong kind, or the answer is not among the choices.

@@ -11,7 +11,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from prismlab.data.rows import TEXT_SUFFIXES, Row, file_rows, has_suffix, hub_rows, question_and_answer, read_lines
+from prismlab.data.rows import (
+    TEXT_SUFFIXES,
+    Row,
+    encodable,
+    file_rows,
+    has_suffix,
+    hub_rows,
+    question_and_answer,
+    read_lines,
+)
 from prismlab.data.templates import ThinkTemplate, get_template
 from prismlab.errors import DataError
 from prismlab.micro import text as micro_text
@@ -42,7 +51,7 @@ def is_heldout(text: str, share: float) -> bool:
 
 
 def _rank(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big")
 
 
 def _is_title(line: str) -> bool:
@@ -54,8 +63,8 @@ def _is_title(line: str) -> bool:
 def text_documents(path: Path) -> Iterator[str]:
     """Documents of a txt or txt.gz file.
 
-    The rule, taken from the whole file: where lines like `` = Title = `` stand (WikiText), each starts a document; else blank
-    lines part documents; else every line is a document.
+    The rule, taken from the whole file: where there are blank lines, they part documents; else, where there are lines
+    like `` = Title = `` (WikiText), each starts a document; else every line is a document.
 
     Raises:
         DataError: the file is missing, broken or not UTF-8.
@@ -63,21 +72,15 @@ def text_documents(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     lines = [line for _, line in read_lines(path)]
-    blank = any(not line.strip() for line in lines)
     titles = [at for at, line in enumerate(lines) if _is_title(line)]
-    if titles and (not blank or _wikitext(lines, titles)):
+    if any(not line.strip() for line in lines):
+        yield from _paragraphs(lines)
+    elif titles:
         starts = sorted({0, *titles})
         for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
-            yield "\n".join(lines[start:stop]).strip("\n")
-    elif blank:
-        yield from _paragraphs(lines)
+            yield "\n".join(lines[start:stop])
     else:
         yield from lines
-
-
-def _wikitext(lines: Sequence[str], titles: Sequence[int]) -> bool:
-    """Whether titles stand alone between blank lines, as in WikiText's original files."""
-    return all((at == 0 or not lines[at - 1].strip()) and not "".join(lines[at + 1 : at + 2]).strip() for at in titles)
 
 
 def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
@@ -110,7 +113,7 @@ def _file_documents(files: Files, fields: Mapping[str, Any], template: ThinkTemp
         if has_suffix(path, TEXT_SUFFIXES):
             yield from text_documents(path)
         else:
-            yield from (_row_document(row, fields, template) for row in file_rows(path))
+            yield from (encodable(row.where, _row_document(row, fields, template)) for row in file_rows(path))
 
 
 def _task_documents(domain: str, form: str, seed: int, spec: MicroSpec, template: ThinkTemplate) -> Iterator[str]:
@@ -161,9 +164,9 @@ def documents(
 ) -> Iterator[str]:
     """Every document of a source once, in an order that the seed decides; held-out ones are among them.
 
-    Text and files are permuted as a whole (and so held in memory); generated tasks are drawn in random order; a hub data set
-    is shuffled within a window of 10,000 rows as it streams. ``max_documents`` takes the first ones of files and of the hub
-    before they are permuted, so that the choice does not depend on the seed.
+    Text and files are permuted as a whole (and so held in memory); generated tasks are drawn in random order; a hub
+    data set is shuffled within a window of 10,000 rows as it streams. ``max_documents`` takes the first ones of files
+    and of the hub before they are permuted, so that the choice does not depend on the seed.
 
     Args:
         name: name of the source, for messages and seeds.
@@ -186,7 +189,7 @@ def documents(
         return _limited(found, most, counts)
     if spec_json.get("hub") is not None:
         window = seed if most is None else None
-        rows = (_row_document(row, fields, shape) for row in hub_rows(spec_json["hub"], window))
+        rows = (encodable(row.where, _row_document(row, fields, shape)) for row in hub_rows(spec_json["hub"], window))
         found = _limited(rows, most, counts)
         return found if most is None else iter(_shuffled(list(found), seed))
     if not files:
@@ -224,7 +227,7 @@ def heldout_texts(
             found[document] = _rank(document)
     if not found:
         raise DataError(
-            f"source {name!r}: none of its {total} documents is held out at a share of {share:g}; raise 'heldout' or give the "
-            "source more, shorter documents"
+            f"source {name!r}: none of its {total} documents is held out at a share of {share:g}; raise 'heldout' or "
+            "give the source more, shorter documents"
         )
     return heapq.nsmallest(n, found, key=lambda text: (found[text], text))

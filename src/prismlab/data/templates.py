@@ -15,7 +15,7 @@ ROLES = {
     "gpt": "Assistant",
     "system": "System",
 }
-"""How data sets call the speakers, and how the study shows them (table of preprocessing: ``User:`` and ``Assistant:``)."""
+"""How data sets call the speakers, and how the reference study shows them."""
 
 
 class ThinkTemplate:

@@ -1,7 +1,7 @@
 """Tiny configurations of the architecture classes of the study's seven models.
 
-Each keeps what makes its family what it is (grouped-query attention, Granite's multipliers, Mamba-2 layers and where they
-stand, gated or squared-ReLU MLPs, tied or untied embeddings) at a width that a laptop trains in minutes.
+Each keeps what makes its family what it is (grouped-query attention, Granite's multipliers, Mamba-2 layers and where
+they stand, gated or squared-ReLU MLPs, tied or untied embeddings) at a width that a laptop trains in minutes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROPE_THETA = 10_000.0
 
 
 def _heads(width: int) -> tuple[int, int, int]:
-    """Attention heads, key-value heads and head size: at least four heads where the width allows, two per key-value head."""
+    """Attention heads, key-value heads and head size: four heads where the width allows, two per key-value head."""
     size = next((s for s in (64, 32, 16, 8) if width % s == 0 and width // s >= 4), 8)
     heads = width // size
     return heads, heads // 2 if heads % 2 == 0 else heads, size
@@ -39,8 +39,8 @@ def _common(width: int, vocab_size: int, max_positions: int) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "max_position_embeddings": max_positions,
-        # Keeps the scale of activations through a matrix at this width (variance 1 / fan-in). The families' own 0.02 does
-        # that at a width of about 2,500; at 128 it would shrink each sub-layer's output fourfold and slow learning.
+        # Keeps the scale of activations through a matrix at this width (variance 1 / fan-in). The families' own 0.02
+        # does that at a width of about 2,500; at 128 it would shrink each matrix's output fourfold and slow learning.
         "initializer_range": 1.0 / math.sqrt(width),
         "bos_token_id": None,
         "eos_token_id": EOS_ID,
@@ -57,13 +57,13 @@ def _dense(width: int, layers: int) -> dict[str, Any]:
 
 
 def _granite_scales(width: int) -> dict[str, Any]:
-    """Granite's multipliers, which are the published models' own but for what scales with width (head size, hidden size)."""
+    """Granite's multipliers: the published models' own, but for what goes with the width."""
     return {
         "embedding_multiplier": 12.0,
         "residual_multiplier": 0.22,
         "attention_multiplier": 1.0 / _heads(width)[2],
-        # 16 at width 4,096, like Granite-3.3. With tied embeddings a token's own logit grows with the root of the width at
-        # this initialisation; scaled so, it starts at 4 at every width, as it does in the true model (about 5).
+        # 16 at width 4,096, like Granite-3.3. With tied embeddings a token's own logit grows with the root of the
+        # width at this initialisation; scaled so, it starts at 4 at every width, as in the true model (about 5).
         "logits_scaling": math.sqrt(width) / 4,
     }
 
@@ -139,7 +139,7 @@ def _granite4_h(width: int, layers: int, common: dict[str, Any]) -> PreTrainedCo
 
 
 def _nemotron_h(width: int, layers: int, common: dict[str, Any]) -> PreTrainedConfig:
-    """Mixers and MLPs in turn, each a layer; a mixer is Mamba, and attention at about every sixth, or once in the middle."""
+    """Mixers and MLPs in turn, each a layer; every sixth mixer is attention (or the middle one), the others Mamba."""
     from transformers import NemotronHConfig
 
     _need_layers("nemotron-h", layers, 3)

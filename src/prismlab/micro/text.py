@@ -1,8 +1,8 @@
 """Real English and real Python text that comes with every Python: the web, code and chat text of the micro world.
 
-The language reference that ``pydoc`` shows (`pydoc_data.topics`) and the docstrings of modules and classes are the English,
-the source of the standard library without its docstrings is the code, and the docstrings of public functions are the
-answers of the chats. No sentence of one kind is in another, so that text held out of one is not learned from another.
+The language reference that ``pydoc`` shows (`pydoc_data.topics`) and the docstrings of modules and classes are the
+English, the source of the standard library without its docstrings is the code, and the docstrings of public functions
+are the answers of the chats. No passage is used twice, so that text held out of one kind is not learned from another.
 Source is parsed, never imported. The text differs between Python versions; `text_hash` tells which one was used.
 """
 
@@ -15,11 +15,20 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from prismlab.errors import DataError
 
-MODULES = ["argparse", "ast", "base64", "bdb", "bisect", "calendar", "cmd", "code", "codecs", "codeop", "compileall", "configparser", "contextlib", "copy", "csv", "dataclasses", "difflib", "dis", "doctest", "enum", "filecmp", "fileinput", "fnmatch", "fractions", "ftplib", "functools", "getopt", "gettext", "glob", "graphlib", "gzip", "heapq", "hmac", "imaplib", "inspect", "ipaddress", "linecache", "locale", "mailbox", "mimetypes", "numbers", "operator", "optparse", "os", "pathlib", "pdb", "pickle", "pickletools", "platform", "plistlib", "poplib", "pprint", "profile", "pstats", "pyclbr", "pydoc", "queue", "quopri", "random", "reprlib", "sched", "selectors", "shelve", "shlex", "shutil", "smtplib", "socket", "socketserver", "statistics", "string", "subprocess", "symtable", "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize", "trace", "traceback", "types", "typing", "uuid", "warnings", "weakref", "webbrowser", "zipapp", "zipfile"]
+_MODULE_NAMES = """
+argparse ast base64 bdb bisect calendar cmd code codecs codeop compileall configparser contextlib copy csv dataclasses
+difflib dis doctest enum filecmp fileinput fnmatch fractions ftplib functools getopt gettext glob graphlib gzip heapq
+hmac imaplib inspect ipaddress linecache locale mailbox mimetypes numbers operator optparse os pathlib pdb pickle
+pickletools platform plistlib poplib pprint profile pstats pyclbr pydoc queue quopri random reprlib sched selectors
+shelve shlex shutil smtplib socket socketserver statistics string subprocess symtable tarfile tempfile textwrap
+threading timeit tokenize trace traceback types typing uuid warnings weakref webbrowser zipapp zipfile
+"""
+MODULES = tuple(_MODULE_NAMES.split())
 """Pure Python modules of the standard library. One that a Python version lacks is passed over: the hash tells."""
 
 DOCUMENT_CHARS = 1500
@@ -113,7 +122,7 @@ def _code_pieces(source: str, tree: ast.Module, named: list[tuple[str, _Function
         span = _docstring_lines(node)
         if span and len(node.body) > 1:
             dropped.update(range(span[0] - 1, span[1]))
-    for start, stop in zip(starts, starts[1:], strict=False):
+    for start, stop in pairwise(starts):
         piece = "\n".join(lines[at].rstrip() for at in range(start, stop) if at not in dropped)
         if piece.strip():
             yield piece.strip("\n")
@@ -151,8 +160,8 @@ def _modules() -> tuple[_Module, ...]:
     size = sum(path.stat().st_size for path in found.values())
     if size < SOURCE_BYTES:
         raise DataError(
-            f"{root}: holds only {size} bytes of the standard library's source, at least {SOURCE_BYTES} are needed; use a "
-            "Python with its source files, or name 'files' as sources in place of 'micro'"
+            f"{root}: holds only {size} bytes of the standard library's source, at least {SOURCE_BYTES} are needed; "
+            "use a Python with its source files, or name 'files' as sources in place of 'micro'"
         )
     return tuple(_read_module(name, path) for name, path in sorted(found.items()))
 
@@ -162,8 +171,8 @@ def _topics() -> dict[str, str]:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise DataError(
-            "this Python comes without 'pydoc_data', the text of the micro world; install the full standard library (on "
-            "Debian and its kin: libpython3-stdlib), or name 'files' as sources in place of 'micro'"
+            "this Python comes without 'pydoc_data', the text of the micro world; install the full standard library "
+            "(on Debian and its kin: libpython3-stdlib), or name 'files' as sources in place of 'micro'"
         ) from error
     return topics
 
@@ -215,11 +224,11 @@ def chat_documents() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def text_hash() -> str:
-    """BLAKE2b (128 bits, hexadecimal) of all text of the micro world; part of the fingerprint of what is built from it."""
+    """BLAKE2b (128 bits, hexadecimal) of all text of the micro world: part of fingerprints of what is built from it."""
     digest = hashlib.blake2b(digest_size=16)
     for documents in (web_documents(), code_documents(), chat_documents()):
         for document in documents:
-            digest.update(document.encode("utf-8", "surrogatepass"))
+            digest.update(document.encode("utf-8"))
             digest.update(b"\0")
         digest.update(b"\1")
     return digest.hexdigest()

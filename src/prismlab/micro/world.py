@@ -1,9 +1,9 @@
 """Generated, verifiable tasks of the micro world: addition, finding a program, and a question about the elements.
 
 Each task is an indexed space of questions, drawn without replacement in a seeded order. A question belongs to the test
-split if the hash of its canonical key says so (one in five), so the splits are disjoint whatever the knobs and seeds. The
-key is what makes two questions the same problem: the unordered addends, the program (a tested program is never trained
-on, at whichever points), the unordered set of elements.
+split if the hash of its canonical key says so (one in five), so the splits are disjoint whatever the knobs and seeds.
+The key is what makes two questions the same problem: the unordered addends, the program (a tested program is never
+trained on, at whichever points), the unordered set of elements.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
@@ -34,8 +33,21 @@ FACTS_A_DOCUMENT = 3
 PERMUTED = 1 << 20
 """Spaces up to this size are permuted at once; larger ones are drawn from with a memory of what was drawn."""
 
-_ELEMENTS = ["H", "Hydrogen", "He", "Helium", "Li", "Lithium", "Be", "Beryllium", "B", "Boron", "C", "Carbon", "N", "Nitrogen", "O", "Oxygen", "F", "Fluorine", "Ne", "Neon", "Na", "Sodium", "Mg", "Magnesium", "Al", "Aluminium", "Si", "Silicon", "P", "Phosphorus", "S", "Sulfur", "Cl", "Chlorine", "Ar", "Argon", "K", "Potassium", "Ca", "Calcium", "Sc", "Scandium", "Ti", "Titanium", "V", "Vanadium", "Cr", "Chromium", "Mn", "Manganese", "Fe", "Iron", "Co", "Cobalt", "Ni", "Nickel", "Cu", "Copper", "Zn", "Zinc", "Ga", "Gallium", "Ge", "Germanium", "As", "Arsenic", "Se", "Selenium", "Br", "Bromine", "Kr", "Krypton", "Rb", "Rubidium", "Sr", "Strontium", "Y", "Yttrium", "Zr", "Zirconium", "Nb", "Niobium", "Mo", "Molybdenum", "Tc", "Technetium", "Ru", "Ruthenium", "Rh", "Rhodium", "Pd", "Palladium", "Ag", "Silver", "Cd", "Cadmium", "In", "Indium", "Sn", "Tin", "Sb", "Antimony", "Te", "Tellurium", "I", "Iodine", "Xe", "Xenon", "Cs", "Caesium", "Ba", "Barium", "La", "Lanthanum", "Ce", "Cerium", "Pr", "Praseodymium", "Nd", "Neodymium", "Pm", "Promethium", "Sm", "Samarium", "Eu", "Europium", "Gd", "Gadolinium", "Tb", "Terbium", "Dy", "Dysprosium", "Ho", "Holmium", "Er", "Erbium", "Tm", "Thulium", "Yb", "Ytterbium", "Lu", "Lutetium", "Hf", "Hafnium", "Ta", "Tantalum", "W", "Tungsten", "Re", "Rhenium", "Os", "Osmium", "Ir", "Iridium", "Pt", "Platinum", "Au", "Gold", "Hg", "Mercury", "Tl", "Thallium", "Pb", "Lead", "Bi", "Bismuth", "Po", "Polonium", "At", "Astatine", "Rn", "Radon", "Fr", "Francium", "Ra", "Radium", "Ac", "Actinium", "Th", "Thorium", "Pa", "Protactinium", "U", "Uranium", "Np", "Neptunium", "Pu", "Plutonium", "Am", "Americium", "Cm", "Curium", "Bk", "Berkelium", "Cf", "Californium", "Es", "Einsteinium", "Fm", "Fermium", "Md", "Mendelevium", "No", "Nobelium", "Lr", "Lawrencium", "Rf", "Rutherfordium", "Db", "Dubnium", "Sg", "Seaborgium", "Bh", "Bohrium", "Hs", "Hassium", "Mt", "Meitnerium", "Ds", "Darmstadtium", "Rg", "Roentgenium", "Cn", "Copernicium", "Nh", "Nihonium", "Fl", "Flerovium", "Mc", "Moscovium", "Lv", "Livermorium", "Ts", "Tennessine", "Og", "Oganesson"]
-ELEMENTS: tuple[tuple[str, str], ...] = tuple(zip(_ELEMENTS[::2], _ELEMENTS[1::2], strict=True))
+_TABLE = """
+H Hydrogen He Helium Li Lithium Be Beryllium B Boron C Carbon N Nitrogen O Oxygen F Fluorine Ne Neon Na Sodium Mg
+Magnesium Al Aluminium Si Silicon P Phosphorus S Sulfur Cl Chlorine Ar Argon K Potassium Ca Calcium Sc Scandium Ti
+Titanium V Vanadium Cr Chromium Mn Manganese Fe Iron Co Cobalt Ni Nickel Cu Copper Zn Zinc Ga Gallium Ge Germanium As
+Arsenic Se Selenium Br Bromine Kr Krypton Rb Rubidium Sr Strontium Y Yttrium Zr Zirconium Nb Niobium Mo Molybdenum Tc
+Technetium Ru Ruthenium Rh Rhodium Pd Palladium Ag Silver Cd Cadmium In Indium Sn Tin Sb Antimony Te Tellurium I
+Iodine Xe Xenon Cs Caesium Ba Barium La Lanthanum Ce Cerium Pr Praseodymium Nd Neodymium Pm Promethium Sm Samarium Eu
+Europium Gd Gadolinium Tb Terbium Dy Dysprosium Ho Holmium Er Erbium Tm Thulium Yb Ytterbium Lu Lutetium Hf Hafnium Ta
+Tantalum W Tungsten Re Rhenium Os Osmium Ir Iridium Pt Platinum Au Gold Hg Mercury Tl Thallium Pb Lead Bi Bismuth Po
+Polonium At Astatine Rn Radon Fr Francium Ra Radium Ac Actinium Th Thorium Pa Protactinium U Uranium Np Neptunium Pu
+Plutonium Am Americium Cm Curium Bk Berkelium Cf Californium Es Einsteinium Fm Fermium Md Mendelevium No Nobelium Lr
+Lawrencium Rf Rutherfordium Db Dubnium Sg Seaborgium Bh Bohrium Hs Hassium Mt Meitnerium Ds Darmstadtium Rg
+Roentgenium Cn Copernicium Nh Nihonium Fl Flerovium Mc Moscovium Lv Livermorium Ts Tennessine Og Oganesson
+"""
+ELEMENTS: tuple[tuple[str, str], ...] = tuple(zip(_TABLE.split()[::2], _TABLE.split()[1::2], strict=True))
 """Symbol and name; the element at index i has i + 1 protons."""
 
 FACT_FORMS = (
@@ -90,7 +102,7 @@ def _distinct(total: int, seed: int) -> Iterator[int]:
 
 
 def addition_chain(a: int, b: int) -> str:
-    """Column sums from the right, each ``digit+digit+carry=two digits``; their last digits, read backwards, are the sum."""
+    """Column sums from the right, each ``digit+digit+carry=two digits``; the last digits backwards are the sum."""
     width = max(len(str(a)), len(str(b)))
     columns: list[str] = []
     carry = 0
@@ -119,7 +131,7 @@ def _numbers(digits: int) -> range:
 
 
 def _math_questions(seed: int, spec: MicroSpec) -> Iterator[Question]:
-    """Every pair of digit counts is equally likely until it is used up, else nearly all numbers would have the most digits."""
+    """Pairs of digit counts are equally likely until used up, else nearly all numbers would have the most digits."""
     span = range(spec.math_min_digits, spec.math_max_digits + 1)
     pools = [
         (_numbers(i), _numbers(j), _distinct(len(_numbers(i)) * len(_numbers(j)), derive_seed(seed, "math", i, j)))
@@ -222,8 +234,8 @@ def task_questions(domain: str, split: Split, n: int, seed: int, spec: MicroSpec
     found = list(islice(questions(domain, split, seed, spec), n))
     if len(found) < n:
         raise DataError(
-            f"the micro world has {len(found)} {split} questions in {domain}, {n} were asked for: ask for fewer or widen "
-            "the world under 'micro'"
+            f"the micro world has {len(found)} {split} questions in {domain}, {n} were asked for: ask for fewer or "
+            "widen the world under 'micro'"
         )
     return found
 
@@ -239,7 +251,6 @@ def fact_documents(seed: int, spec: MicroSpec) -> Iterator[str]:
         yield " ".join(sentences)
 
 
-@lru_cache(maxsize=8)
 def check_disjoint(spec: MicroSpec, n: int = 2000, seed: int = 0) -> dict[str, tuple[int, int]]:
     """Check on up to ``n`` questions a split that training and test share no problem.
 

@@ -17,6 +17,8 @@ from prismlab.run.step import Artifact, Progress, Result
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 """What is taken of a checkpoint: configuration, weights, tokenizer, chat template. Never pickle, never code."""
+FOREIGN = "consolidated"
+"""How weight files begin that some models carry besides, in their maker's own layout."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -38,15 +40,19 @@ def _download(name: str) -> Path:
         raise MissingExtra("huggingface_hub", "hub", f"the checkpoint {name}") from error
     repo, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(WANTED)))
+        return Path(
+            snapshot_download(
+                repo, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=[f"{FOREIGN}*"]
+            )
+        )
     except HFValidationError as error:
         raise CheckpointError(
             f"{name!r} is neither a folder nor a model id ('owner/name', '@revision' optional)"
         ) from error
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise CheckpointError(
-            f"the model {name!r} cannot be fetched and is not in the local cache: {error}; check the id, the network and "
-            "the login, or name a folder"
+            f"the model {name!r} cannot be fetched and is not in the local cache: {error}; check the id, the network "
+            "and the login, or name a folder"
         ) from error
 
 
@@ -72,26 +78,31 @@ def _take(folder: Path, out: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         if any(file for pattern in PICKLED for file in folder.glob(pattern)):
             raise CheckpointError(
-                f"{folder}: its weights are pickled, and pickle can run code, so it is not read; save the model again with "
-                "'save_pretrained' on a machine where you trust it"
+                f"{folder}: its weights are pickled, and pickle can run code, so it is not read; save the model again "
+                "with 'save_pretrained' on a machine where you trust it"
             )
         raise CheckpointError(f"{folder}: no *.safetensors, so there are no weights")
+    wanted = {file for pattern in WANTED for file in folder.glob(pattern) if file.suffix != ".safetensors"}
     out.mkdir(parents=True)
-    for file in sorted({file for pattern in WANTED for file in folder.glob(pattern) if file.is_file()}):
+    for file in sorted(file for file in wanted | set(_weights(folder)) if file.is_file()):
         _place(file, out / file.name)
-    _check_shards(out)
 
 
-def _check_shards(folder: Path) -> None:
+def _weights(folder: Path) -> list[Path]:
+    """The safetensors files that make up the model: those in its index, where there is one.
+
+    Raises:
+        CheckpointError: the index names a file that is not there.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return
-    names = set(_json(index).get("weight_map", {}).values())
-    lacking = sorted(name for name in names if not (folder / str(name)).is_file())
-    if lacking:
-        raise CheckpointError(
-            f"{folder}: {len(lacking)} of {len(names)} weight files are missing, for example {lacking[0]}"
-        )
+        return sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(FOREIGN))
+    names = sorted({str(name) for name in _json(index).get("weight_map", {}).values()})
+    lacking = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if lacking or not names:
+        shown = f", for example {lacking[0]}" if lacking else ""
+        raise CheckpointError(f"{folder}: its index names {len(names)} weight files, {len(lacking)} are missing{shown}")
+    return [folder / name for name in names]
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -105,7 +116,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def count_parameters(files: Iterable[Path]) -> int:
-    """Elements of all tensors in safetensors files, read from their headers; a tied tensor is stored, and counted, once.
+    """Elements of all tensors in safetensors files, from their headers; a tied tensor is stored, and counted, once.
 
     Raises:
         CheckpointError: a file is not safetensors.
@@ -129,7 +140,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / 'config.json'}: 'model_type' and 'architectures' are needed")
     tokenizer = load_tokenizer(folder)
     return {
-        "parameters": count_parameters(sorted(folder.glob("*.safetensors"))),
+        "parameters": count_parameters(_weights(folder)),
         "architecture": architectures[0],
         "model_type": config["model_type"],
         "vocab_size": config.get("vocab_size"),
@@ -140,7 +151,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
 def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """Make ``out/model``; see docs/architecture.md for config and outputs.
 
-    A checkpoint folder is the one in ``config["files"]["checkpoint"]``; without one ``spec["checkpoint"]`` is a model id.
+    A checkpoint folder stands in ``config["files"]["checkpoint"]``; without it ``spec["checkpoint"]`` is a model id.
 
     Raises:
         CheckpointError: the checkpoint cannot be found or used: no safetensors, no tokenizer, a missing shard.

@@ -62,7 +62,7 @@ def _state(tokenizer: Any) -> dict[str, Any]:
 
 
 def tokenizer_hash(tokenizer_or_folder: PreTrainedTokenizerBase | str | Path) -> str:
-    """BLAKE2b (128 bits, hexadecimal) of what decides a tokenizer's ids: its model, rules, tokens, and which id ends a text.
+    """BLAKE2b (128 bits, hexadecimal) of what decides a tokenizer's ids: model, rules, tokens, and the id that ends.
 
     Raises:
         CheckpointError: the folder has no tokenizer, or it is not one of the 'tokenizers' library.
@@ -88,11 +88,12 @@ def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
         and state["model"].get("vocab") == _byte_vocabulary()
         and pre.get("type") == "ByteLevel"
         and not pre.get("add_prefix_space")
+        and all(token["special"] for token in state.get("added_tokens", ()))
     )
 
 
 class Encoder:
-    """Text to token ids, many documents at a time. Text that spells a special token is text and never becomes the token.
+    """Text to token ids, many documents at a time. Text that spells a special token stays text.
 
     Raises:
         CheckpointError: the tokenizer has no end-of-sequence token or is not one of the 'tokenizers' library.
@@ -101,9 +102,10 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         from tokenizers import Tokenizer
 
-        if tokenizer.eos_token_id is None:
+        eos = tokenizer.eos_token_id
+        if not isinstance(eos, int):
             raise CheckpointError("the tokenizer has no end-of-sequence token; set 'eos_token' in its config")
-        self.eos = int(tokenizer.eos_token_id)
+        self.eos = eos
         self.vocab = len(tokenizer)
         self.dtype = np.dtype("<u2" if self.vocab < 2**16 else "<u4")
         self._backend: Any = None
@@ -120,7 +122,7 @@ class Encoder:
         return [np.array([*one.ids, self.eos], dtype=self.dtype) for one in encoded]
 
     def _bytes(self, text: str) -> NDArray[Any]:
-        raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
+        raw = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
         ids = np.empty(len(raw) + 1, dtype=self.dtype)
         ids[:-1] = raw
         ids[-1] = self.eos
