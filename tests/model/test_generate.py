@@ -317,6 +317,9 @@ def test_model_is_left_as_it_was() -> None:
 def test_prompt_ids_follow_the_training_rows() -> None:
     assert prompt_ids(TOKENIZER, "ab") == [EOS, *TOKENIZER("ab")["input_ids"]]
     assert prompt_ids(byte_tokenizer(eos_token="<|end|>", bos_token="<|end|>"), "ab")[0] == EOS
+    spelled = prompt_ids(TOKENIZER, "a<|end|>")
+    assert spelled.count(EOS) == 1
+    assert TOKENIZER.decode(spelled[1:]) == "a<|end|>"
     own = byte_tokenizer(eos_token="<|end|>", bos_token="<|bos|>")
     assert prompt_ids(own, "ab") == own("ab")["input_ids"]
 

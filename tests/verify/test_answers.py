@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,3 +231,46 @@ def test_no_text_raises_and_verdict_and_score_agree(text: str, verifier: str, st
     # Any text as the item's own answer must not raise either.
     own = verify(item(verifier, text, METALS, points=[[1, 7]]), "7", strict_format=False)
     assert (own.score is None) == (own.verdict == "no_verdict")
+
+
+def shared(name: str) -> list[dict[str, Any]]:
+    file = Path(__file__).resolve().parents[2].parent / "shared" / "data" / name
+    if not file.is_file():
+        pytest.skip(f"no {file}: real data is not beside this checkout")
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def test_every_answer_of_gsm8k_is_read_and_is_right() -> None:
+    rows = shared("math/gsm8k_train.jsonl.gz")
+    assert len(rows) > 7000
+    for row in rows:
+        final = row["answer"].rpartition("####")[2].strip()
+        judged = item("number", row["answer"])
+        assert verify(judged, f"<think> {row['question']} </think> {final}.", strict_format=True).score == 1.0
+        # Without commas, and as a sentence; and another number is wrong.
+        assert lenient(judged, f"It is ${final.replace(',', '')}").score == 1.0
+        assert lenient(judged, f"#### {float(final.replace(',', '')) + 1}").score == 0.0
+
+
+def test_every_choice_of_arc_is_read_as_letter_and_as_text() -> None:
+    rows = shared("science/arc_easy_test.jsonl")
+    seen = 0
+    for row in rows:
+        choices = tuple(str(choice) for choice in row["choices"])
+        if len({choice.casefold().strip(" .") for choice in choices}) < len(choices):
+            continue
+        for place, choice in enumerate(choices):
+            letter = "ABCDE"[place]
+            judged = item("choice", letter, choices)
+            # A text of one letter is read as the letter, as it must be.
+            texts = [letter, f"({letter})", f"Answer: {letter}", f"{letter}. {choice}"]
+            if len(choice.strip(" .")) > 1:
+                texts.append(choice)
+            for text in texts:
+                verdict = lenient(judged, text)
+                assert verdict.score == 1.0, (choices, text, verdict)
+            wrong = item("choice", "ABCDE"[(place + 1) % len(choices)], choices)
+            assert all(lenient(wrong, text).score == 0.0 for text in texts)
+            seen += 1
+    assert seen > 5000

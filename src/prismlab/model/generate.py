@@ -93,9 +93,10 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
     Training joins documents by the end-of-sequence token, so a document starts after one. A tokenizer without a
     beginning-of-sequence token of its own therefore gets the end-of-sequence token in front, unless it puts it there
-    itself; a tokenizer with one is left to its own special tokens.
+    itself; a tokenizer with one is left to its own special tokens. Text that spells a special token stays text, as it
+    does in training.
     """
-    ids = cast("list[int]", tokenizer(prompt)["input_ids"])
+    ids = cast("list[int]", tokenizer(prompt, split_special_tokens=True)["input_ids"])
     eos, bos = cast("int | None", tokenizer.eos_token_id), tokenizer.bos_token_id
     own_start = bos is not None and bos != eos
     if own_start or eos is None or (ids and ids[0] == eos):
