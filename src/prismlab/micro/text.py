@@ -1,8 +1,8 @@
 """Real English and real Python text that comes with every Python: the web, code and chat text of the micro world.
 
-The language reference that ``pydoc`` shows (`pydoc_data.topics`) and the docstrings of modules and classes are the
-English, the source of the standard library without its docstrings is the code, and the docstrings of public functions
-are the answers of the chats. No passage is used twice, so that text held out of one kind is not learned from another.
+The language reference that ``pydoc`` shows (`pydoc_data.topics`) and the docstrings of the standard library are the
+English, its source without docstrings is the code, and the first paragraphs of the docstrings of public functions are
+the answers of the chats. No passage is used twice, so that text held out of one kind is not learned from another.
 Source is parsed, never imported. The text differs between Python versions; `text_hash` tells which one was used.
 """
 
@@ -31,9 +31,9 @@ threading timeit tokenize trace traceback types typing uuid warnings weakref web
 MODULES = tuple(_MODULE_NAMES.split())
 """Pure Python modules of the standard library. One that a Python version lacks is passed over: the hash tells."""
 
-DOCUMENT_CHARS = 1500
+DOCUMENT_CHARS = 600
 """Small neighbours are joined up to this many characters."""
-LONGEST_PIECE = 3000
+LONGEST_PIECE = 1500
 """A paragraph or function longer than this is cut at a line break."""
 FEWEST_CHARS = 80
 """Shorter documents hold little but a heading."""
@@ -128,8 +128,10 @@ def _code_pieces(source: str, tree: ast.Module, named: list[tuple[str, _Function
             yield piece.strip("\n")
 
 
-def _first_paragraph(text: str) -> str:
-    return " ".join(re.split(r"\n\s*\n", text, maxsplit=1)[0].split())
+def _first_paragraph(text: str) -> tuple[str, str]:
+    """The first paragraph on one line, and the rest."""
+    first, *rest = re.split(r"\n\s*\n", text, maxsplit=1)
+    return " ".join(first.split()), "".join(rest)
 
 
 def _read_module(name: str, path: Path) -> _Module:
@@ -142,10 +144,12 @@ def _read_module(name: str, path: Path) -> _Module:
         text = ast.get_docstring(node)
         if not text:
             continue
-        if isinstance(node, (ast.Module, ast.ClassDef)):
+        if isinstance(node, (ast.Module, ast.ClassDef)) or any(part.startswith("_") for part in label.split(".")):
             prose.append(text)
-        elif not any(part.startswith("_") for part in label.split(".")):
-            functions.append((f"{name}.{label}", _first_paragraph(text)))
+        else:
+            first, rest = _first_paragraph(text)
+            functions.append((f"{name}.{label}", first))
+            prose.append(rest)
     return _Module(tuple(prose), tuple(_code_pieces(source, tree, named)), tuple(functions))
 
 
@@ -183,10 +187,10 @@ def _paragraphs(text: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def web_documents() -> tuple[str, ...]:
-    """English: the language reference and the docstrings of modules and classes.
+    """English: the language reference and docstrings, but what is in the chats.
 
     Returns:
-        Documents of 80 to about 4,500 characters, the same ones in the same order for one Python version.
+        Documents of 80 to 1,500 characters, the same ones in the same order for one Python version.
 
     Raises:
         DataError: this Python lacks ``pydoc_data`` or the source of its standard library.
@@ -201,7 +205,7 @@ def code_documents() -> tuple[str, ...]:
     """Python: the source of ``MODULES`` without docstrings, cut where functions and classes begin.
 
     Returns:
-        Documents of 80 to about 4,500 characters, the same ones in the same order for one Python version.
+        Documents of 80 to 1,500 characters, the same ones in the same order for one Python version.
 
     Raises:
         DataError: this Python lacks the source of its standard library.
