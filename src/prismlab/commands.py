@@ -21,6 +21,7 @@ from prismlab.run.store import Store
 from prismlab.study.arms import ambiguous_arms, infer_arms
 from prismlab.study.cost import Cost, Costs
 from prismlab.study.load import LoadedStudy, load_study
+from prismlab.study.pairs import trajectory_checkpoints
 from prismlab.study.plan import plan_study
 from prismlab.study.starter import starter, study_name
 from prismlab.study.steps import Missing, Plan, Settled
@@ -104,9 +105,7 @@ def _warnings(loaded: LoadedStudy) -> Iterator[str]:
             revision = base.checkpoint.partition("@")[2]
             if len(revision) != 40:
                 yield f"bases.{name}: {revision or 'main'!r} can move; name a commit to pin the weights"
-    if study.analyses.trajectory is not None and not any(
-        getattr(c, "snapshots", 0) for c in study.checkpoints.values()
-    ):
+    if study.analyses.trajectory is not None and not trajectory_checkpoints(study):
         yield "analyses.trajectory: no RL checkpoint has 'snapshots' above 0"
     used = {name for mixture in study.mixtures.values() for name in mixture.weights}
     used |= {name for evaluation in study.evaluations.values() for name in evaluation.text}
@@ -190,10 +189,8 @@ def show_plan(file: Path, *, out: Path | None, threads: int | None) -> None:
     _say(f"\n{len(plan.steps)} steps, {len(plan.steps) - len(left)} need no building, {len(left)} to build")
     _say(f"trained on: {trained:,} tokens; operations of all steps: {_number(sum(c.flops or 0 for c in whole))}")
     missing = len(left) - len(known)
-    _say(
-        f"time left, one step at a time: {seconds_text(sum(known))}"
-        + (f" and {missing} steps unknown" if missing else "")
-    )
+    times = ([seconds_text(sum(known))] if known or not left else []) + ([f"{missing} unknown"] if missing else [])
+    _say(f"time left, one step at a time: {' and '.join(times)}")
 
 
 def _cells(cost: Cost) -> list[str]:

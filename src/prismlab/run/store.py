@@ -48,7 +48,7 @@ def _seal(record: Mapping[str, Any]) -> str:
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``record.json`` so that it is either absent, or old, or new and whole."""
     draft = folder / f"{RECORD}.tmp"
-    plain = json.loads(canonical(record))
+    plain = json.loads(json.dumps(record, allow_nan=False))
     sealed = {**plain, "seal": _seal(plain)}
     with draft.open("w", encoding="utf-8") as file:
         json.dump(sealed, file, indent=1, ensure_ascii=False, allow_nan=False)

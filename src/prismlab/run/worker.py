@@ -143,10 +143,12 @@ def _torchrun(job: Job, out: Path, progress: Progress) -> tuple[Result, float | 
         assert process.stdout is not None
         for line in process.stdout:
             _forward(line, progress, sys.stdout)
-    answer = file.with_suffix(".answer")
-    told: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {}
-    for leftover in (file, answer):
-        leftover.unlink(missing_ok=True)
+    answer, trouble = file.with_suffix(".answer"), file.with_suffix(".error")
+    told: dict[str, Any] = {}
+    for written in (answer, trouble):
+        told |= json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+        written.unlink(missing_ok=True)
+    file.unlink()
     if told.get("ended") is not None:
         raise EndBranch(told["ended"])
     if told.get("failed") is not None:
@@ -259,7 +261,7 @@ def _emit(name: str, arguments: list[Any]) -> None:
 
 
 def rank_main(file: Path) -> int:
-    """One process under torchrun: run the stage; the first one, or the first to fail, writes the answer file."""
+    """One process under torchrun: run the stage; the first one writes the answer, one that fails the error."""
     die_with_parent(os.getppid())
     told = json.loads(file.read_text(encoding="utf-8"))
     job, first = Job(**told["job"]), os.environ.get("RANK", "0") == "0"
@@ -279,9 +281,8 @@ def rank_main(file: Path) -> int:
     except Exception as error:
         traceback.print_exc()
         answer = {"crashed": f"{type(error).__name__}: {error}"}
+    # Of several failures the last one written stays; any of them outweighs the first process's success.
     draft = file.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(answer), encoding="utf-8")
-    target = file.with_suffix(".answer")
-    if first or not target.exists():
-        draft.replace(target)
+    draft.replace(file.with_suffix(".answer" if "metrics" in answer else ".error"))
     return 0 if "metrics" in answer else 1

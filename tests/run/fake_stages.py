@@ -1,0 +1,55 @@
+"""Tiny stages for tests of the frame: each writes what it was given, so that any mix-up shows in the files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prismlab.errors import EndBranch, StageError
+from prismlab.run.step import Artifact, Progress, Result
+
+
+def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
+    """Write config and the content of every input; sleep, fail or end the branch where the config asks for it."""
+    progress.start(2, "step")
+    read = {key: (found.path / "data.json").read_text() for key, found in inputs.items()}
+    progress.advance(1, loss=0.5)
+    if config.get("counter"):
+        with Path(config["counter"]).open("a") as file:
+            file.write(f"{config['name']}\n")
+    time.sleep(config.get("sleep", 0))
+    if config.get("end"):
+        raise EndBranch(config["end"])
+    if config.get("fail"):
+        raise StageError(config["fail"])
+    if config.get("crash"):
+        raise ZeroDivisionError(config["crash"])
+    if config.get("die"):
+        os.kill(os.getpid(), config["die"])
+    (out / "deep").mkdir()
+    (out / "deep" / "more.bin").write_bytes(bytes(range(256)) * 8)
+    if config.get("snapshots"):
+        (out / "snapshots" / "step-1").mkdir(parents=True)
+        (out / "snapshots" / "step-1" / "w.bin").write_bytes(b"w" * 1000)
+    told = {key: value for key, value in config.items() if key not in ("files", "counter", "sleep")}
+    (out / "data.json").write_text(json.dumps({"config": told, "read": read}, sort_keys=True))
+    progress.advance(1, loss=0.25)
+    progress.note("written")
+    print("to the log")
+    return Result(metrics={"inputs": len(inputs), "pid": os.getpid()}, tokens=10)
+
+
+def ranks(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
+    """Under torchrun: each process leaves its rank beside the artifact, the first writes it."""
+    progress.start(1, "step")
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    if config.get("fail") and rank == "1":
+        raise StageError(config["fail"])
+    if rank == "0":
+        (out / "data.json").write_text(json.dumps({"size": size}))
+    progress.advance()
+    return Result(metrics={"rank": rank, "size": size}, tokens=1)
