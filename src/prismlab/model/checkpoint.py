@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers.utils import logging as _bars
 
 from prismlab.errors import CheckpointError
@@ -47,7 +48,7 @@ def load_model(folder: Path, dtype: str = "float32", device: str | torch.device 
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
     # A missing tensor would be filled with random numbers by the library: the worst of silent fallbacks.
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
