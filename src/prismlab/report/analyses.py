@@ -1,0 +1,296 @@
+"""Sections of the page that show weights and representations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prismlab.report import figures
+from prismlab.report.figures import COMPONENT_COLOURS, Bars, Line, Panel, colour
+from prismlab.report.records import Found, Records, at_threshold, number, over_seeds
+from prismlab.report.sections import Cell, Drawing, Section, Table, name_cell
+from prismlab.report.text import short, with_interval
+from prismlab.stats import Interval
+
+Pair = tuple[str, str]
+ONE_PERCENT = 0.01
+
+
+def _found(records: Records, kind: str, pair: Pair) -> list[Found]:
+    return records.of(kind, old=pair[0], new=pair[1])
+
+
+def _direct(records: Records, pair: Pair) -> bool:
+    """Whether ``new`` was made from ``old`` in one stage: the pairs shown without a click."""
+    return records.start_of(pair[1]) == pair[0]
+
+
+def _union(found: Sequence[Found], field: str) -> list[str]:
+    return list(dict.fromkeys(name for one in found for name in one.artifact.metrics.get(field, {})))
+
+
+def _share(metrics: Mapping[str, Any], field: str, name: str, threshold: float = ONE_PERCENT) -> float | None:
+    where = metrics.get("total", {}) if field == "total" else metrics.get(field, {}).get(name, {})
+    share = number(at_threshold(where.get("changed", {}), threshold))
+    return None if share is None else 100 * share
+
+
+def _pair_bars(records: Records, pair: Pair, field: str, names: Sequence[str], log_l2: bool) -> Bars:
+    found = _found(records, "weights", pair)
+
+    def read(metrics: Mapping[str, Any], name: str) -> object:
+        return metrics.get(field, {}).get(name, {}).get("l2") if log_l2 else _share(metrics, field, name)
+
+    values = {name: records.interval(found, lambda m, name=name: read(m, name)) for name in names}
+    return Bars(
+        name=records.pair_label(*pair),
+        colour=colour(records.label(pair[1])),
+        values=values,
+        shown=_direct(records, pair),
+    )
+
+
+def divergence(records: Records) -> Section:
+    """Shares changed and distances, by sub-component, by layer and against the threshold."""
+    pairs = records.pairs("weights")
+    if not pairs:
+        return Section("weights", "Weights", note="The analysis 'weights' was not part of this study.")
+    names = _union(records.of("weights"), "subcomponents")
+    shares = [_pair_bars(records, pair, "subcomponents", names, False) for pair in pairs]
+    lengths = [_pair_bars(records, pair, "subcomponents", names, True) for pair in pairs]
+    parts = figures.draw(
+        [
+            Panel(title="elements changed by more than 1%", y="percent", bars=shares, y_range=(0, 100)),
+            Panel(title="distance ‖new − old‖ / ‖old‖", y="L2, log scale", bars=lengths, log_y=True),
+        ],
+        columns=1,
+        height=280,
+    )
+    by_layer = figures.draw(_layer_panels(records, pairs), columns=3, height=270)
+    against = figures.draw([_threshold_panel(records, pairs)], columns=1, height=330)
+    drawings = [
+        Drawing(
+            "divergence",
+            parts,
+            "Each group is a sub-component, each bar a transition in its own colour; dense change reaches 100%, sparse change stays "
+            "near the floor. Transitions over several stages are switched on in the legend.",
+            "Change by sub-component",
+        ),
+        Drawing(
+            "layers",
+            by_layer,
+            "Distance per layer on a log scale: parallel lines mean that a transition spreads alike over depth.",
+            "Distance by layer",
+        ),
+        Drawing(
+            "thresholds",
+            against,
+            "Share of elements that count as unchanged when the threshold grows: a gap that stays open from left to right does "
+            "not hang on the choice of 1%.",
+            "Sparsity against threshold",
+        ),
+    ]
+    return Section("weights", "Weights", drawings=drawings, tables=[_weights_table(records, pairs)])
+
+
+def _layer_panels(records: Records, pairs: Sequence[Pair]) -> list[Panel]:
+    layers = [m for one in records.of("weights") for m in one.artifact.metrics.get("layers", {}).values()]
+    components = [c for c in COMPONENT_COLOURS if any(c in layer for layer in layers)]
+    panels: list[Panel] = []
+    for component in components:
+        lines: list[Line] = []
+        for pair in pairs:
+            seeds = {one.seed: _layer_points(one, component) for one in _found(records, "weights", pair)}
+            label, tint = records.pair_label(*pair), colour(records.label(pair[1]))
+            lines.append(Line(name=label, colour=tint, seeds=seeds, markers=True, shown=_direct(records, pair)))
+        ticks = layer_ticks(lines)
+        panels.append(Panel(title=component, x="layer", y="L2, log scale", lines=lines, log_y=True, x_ticks=ticks))
+    return panels
+
+
+def layer_ticks(lines: Sequence[Line]) -> list[float]:
+    """At most about ten whole layer numbers."""
+    deepest = max((x for line in lines for points in line.seeds.values() for x, _ in points), default=0.0)
+    return [float(n) for n in range(0, int(deepest) + 1, max(1, round(deepest / 10)))]
+
+
+def _layer_points(one: Found, component: str) -> list[tuple[float, float]]:
+    layers = one.artifact.metrics.get("layers", {})
+    points = [(float(n), number(layer.get(component, {}).get("l2"))) for n, layer in layers.items()]
+    # A log axis has no place for a distance of exactly 0.
+    return sorted((x, y) for x, y in points if y is not None and y > 0)
+
+
+def _threshold_panel(records: Records, pairs: Sequence[Pair]) -> Panel:
+    lines: list[Line] = []
+    for pair in pairs:
+        seeds: dict[int, list[tuple[float, float]]] = {}
+        for one in _found(records, "weights", pair):
+            changed = one.artifact.metrics.get("total", {}).get("changed", {})
+            known = ((100 * float(t), number(share)) for t, share in changed.items())
+            seeds[one.seed] = sorted((t, 100 * (1 - share)) for t, share in known if share is not None)
+        label, tint = records.pair_label(*pair), colour(records.label(pair[1]))
+        lines.append(Line(name=label, colour=tint, seeds=seeds, markers=True, shown=_direct(records, pair)))
+    ticks = sorted({x for line in lines for points in line.seeds.values() for x, _ in points})
+    where = "threshold, percent of the old value (log scale)"
+    return Panel(title="", x=where, y="percent unchanged", lines=lines, log_x=True, y_range=(0, 101), x_ticks=ticks)
+
+
+def _weights_table(records: Records, pairs: Sequence[Pair]) -> Table:
+    rows: list[list[Cell]] = []
+    for pair in pairs:
+        found = _found(records, "weights", pair)
+        changed = records.interval(found, lambda m: _share(m, "total", ""))
+        length = records.interval(found, lambda m: m.get("total", {}).get("l2"))
+        equal = records.interval(found, lambda m: _times(m.get("total", {}).get("equal"), 100))
+        bounds = "" if length.lo is None else f"[{short(length.lo)}, {short(length.hi)}]"
+        rows.append(
+            [
+                Cell(records.pair_label(*pair), number=False),
+                with_interval(changed, 2, False, Cell),
+                with_interval(equal, 2, False, Cell),
+                Cell(short(length.value), bounds),
+            ]
+        )
+    caption = "Whole model, all elements counted alike; 'exactly equal' compares the saved bf16 values."
+    return Table(["transition", "changed by over 1%, %", "exactly equal, %", "L2"], rows, caption)
+
+
+def _times(value: object, factor: float) -> float | None:
+    found = number(value)
+    return None if found is None else factor * found
+
+
+def directions(records: Records) -> Section:
+    """Cosines between updates."""
+    found = records.of("direction")
+    if not found:
+        return Section("direction", "Update directions", note="The analysis 'direction' was not part of this study.")
+    triples = list(dict.fromkeys((one.entry["base"], one.entry["a"], one.entry["b"]) for one in found))
+    bars: list[Bars] = []
+    for k, (base, a, b) in enumerate(triples):
+        steps = records.of("direction", base=base, a=a, b=b)
+        values: dict[str, Interval] = {"whole model": records.interval(steps, lambda m: m.get("cosine"))}
+        for name in _union(steps, "components"):
+            values[name] = records.interval(steps, lambda m, name=name: m.get("components", {}).get(name))
+        tint = figures.SPARE_COLOURS[k % len(figures.SPARE_COLOURS)]
+        bars.append(Bars(name=f"{records.label(a)} against {records.label(b)}", colour=tint, values=values))
+    figure = figures.draw([Panel(title="", y="cosine", bars=bars)], columns=1, height=300)
+    how = "Cosine between two updates from one base: 1 is one direction, 0 has nothing in common."
+    return Section(
+        "direction",
+        "Update directions",
+        short="Direction",
+        drawings=[Drawing("direction", figure, how, "Cosine between updates")],
+    )
+
+
+def representations(records: Records) -> Section:
+    """CKA by layer for every pair and input set."""
+    pairs = records.pairs("cka")
+    if not pairs:
+        return Section("cka", "Representations", note="The analysis 'cka' was not part of this study.")
+    sets = _union(records.of("cka"), "sets")
+    panels: list[Panel] = []
+    for source in sets:
+        lines: list[Line] = []
+        for pair in pairs:
+            label, tint = records.pair_label(*pair), colour(records.label(pair[1]))
+            for field, dash, suffix in (("cka", "solid", ""), ("debiased", "dot", ", debiased")):
+                seeds = {one.seed: _cka_points(one, source, field) for one in _found(records, "cka", pair)}
+                shown = _direct(records, pair) and not suffix
+                lines.append(
+                    Line(name=label + suffix, colour=tint, seeds=seeds, dash=dash, shown=shown, markers=not suffix)
+                )
+        ticks = layer_ticks(lines)
+        panels.append(Panel(title=f"inputs: {source}", x="layer", y="linear CKA", lines=lines, x_ticks=ticks))
+    figure = figures.draw(panels, columns=2, height=310, digits=".5f")
+    how = (
+        "Similarity of hidden states of two checkpoints on the same inputs, layer by layer: 1 is equal up to rotation and scale. "
+        "The debiased estimator is switched on in the legend; with few inputs the plain one reads too high."
+    )
+    tables = [_cka_table(records, pairs, sets)]
+    return Section(
+        "cka", "Representations", short="CKA", drawings=[Drawing("cka", figure, how, "CKA by layer")], tables=tables
+    )
+
+
+def _cka_points(one: Found, source: str, field: str) -> list[tuple[float, float]]:
+    rows = one.artifact.metrics.get("sets", {}).get(source, {}).get("layers", [])
+    points = [(float(row["layer"]), number(row.get(field))) for row in rows]
+    return [(x, y) for x, y in points if y is not None]
+
+
+def _cka_table(records: Records, pairs: Sequence[Pair], sets: Sequence[str]) -> Table:
+    rows: list[list[Cell]] = []
+    for pair in pairs:
+        found = _found(records, "cka", pair)
+        row = [Cell(records.pair_label(*pair), number=False)]
+        for source in sets:
+            for field in ("min", "debiased_min"):
+                interval = records.interval(found, lambda m, s=source, f=field: m.get("sets", {}).get(s, {}).get(f))
+                row.append(with_interval(interval, 5, False, Cell))
+        rows.append(row)
+    head = ["pair", *(f"{source}, {what}" for source in sets for what in ("smallest", "debiased"))]
+    return Table(head, rows, "Smallest CKA over the layers, by input set.")
+
+
+def trajectories(records: Records) -> Section:
+    """How far runs are from their start, snapshot by snapshot."""
+    found = records.of("trajectory")
+    if not found:
+        return Section("trajectory", "Trajectories", note="The analysis 'trajectory' was not part of this study.")
+    order = records.checkpoints(one.entry["checkpoint"] for one in found)
+
+    def lines(read: Any) -> list[Line]:
+        out: list[Line] = []
+        for c in order:
+            seeds = {one.seed: read(one.artifact.metrics) for one in found if one.entry["checkpoint"] == c}
+            out.append(Line(name=records.label(c), colour=colour(records.label(c)), seeds=seeds, markers=True))
+        return out
+
+    panels = [
+        Panel(title="distance, share of the final one", x="step", y="share", lines=lines(_relative)),
+        Panel(title="elements changed by more than 1%", x="step", y="percent", lines=lines(_active)),
+        Panel(title="overlap with the snapshot before", x="step", y="share", lines=lines(_overlap)),
+    ]
+    how = (
+        "Snapshots of a run against its start. A distance that rises early and flattens is front-loaded; overlap is Jaccard's, of "
+        "the sets of changed elements."
+    )
+    figure = figures.draw(panels, height=290)
+    rows = [_trajectory_row(records, c) for c in order]
+    head = ["run", "share of the distance at 40% of the steps", "steps to half", "steps to 80%"]
+    table = Table(head, rows, "Means over seeds with their intervals.")
+    return Section(
+        "trajectory", "Trajectories", drawings=[Drawing("trajectory", figure, how, "Trajectories")], tables=[table]
+    )
+
+
+def _points(metrics: Mapping[str, Any], values: Sequence[Any] | None, factor: float = 1.0) -> list[tuple[float, float]]:
+    known = zip(metrics.get("steps", []), map(number, values or []), strict=False)
+    return [(float(step), factor * value) for step, value in known if value is not None]
+
+
+def _relative(metrics: Mapping[str, Any]) -> list[tuple[float, float]]:
+    points = _points(metrics, metrics.get("l2"))
+    last = points[-1][1] if points else 0.0
+    return [(step, value / last) for step, value in points] if last else []
+
+
+def _active(metrics: Mapping[str, Any]) -> list[tuple[float, float]]:
+    curve: Any = at_threshold(metrics.get("changed", {}), ONE_PERCENT)
+    return _points(metrics, curve, 100)
+
+
+def _overlap(metrics: Mapping[str, Any]) -> list[tuple[float, float]]:
+    return _points(metrics, metrics.get("overlap"))
+
+
+def _trajectory_row(records: Records, checkpoint: str) -> list[Cell]:
+    found = records.of("trajectory", checkpoint=checkpoint)
+    row = [name_cell(records, checkpoint)]
+    for field, digits in (("front_share", 3), ("step50", 1), ("step80", 1)):
+        values = records.by_seed(found, lambda m, field=field: m.get(field))
+        row.append(with_interval(over_seeds(values, records.confidence), digits, False, Cell))
+    return row

@@ -1,0 +1,110 @@
+"use strict";
+(() => {
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const hidden = new Set();
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    displayModeBar: "hover",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  };
+
+  const tone = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  /* Colours come from the page's style, so that a figure follows light and dark. */
+  const themed = (layout) => {
+    const ink = tone("--ink"), soft = tone("--soft"), grid = tone("--grid"), card = tone("--card"), line = tone("--line");
+    const out = {
+      ...layout,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: tone("--sans"), size: 12, color: soft },
+      hoverlabel: { bgcolor: card, bordercolor: line, font: { color: ink, family: tone("--sans") } },
+      legend: { ...layout.legend, font: { color: ink, size: 12 } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: ink },
+      annotations: (layout.annotations || []).map((a) => ({ ...a, font: { color: ink, size: 13 } })),
+    };
+    for (const key of Object.keys(layout)) {
+      if (/^[xy]axis\d*$/.test(key)) {
+        const title = { ...layout[key].title, font: { size: 12, color: soft }, standoff: 6 };
+        out[key] = { ...layout[key], title, gridcolor: grid, linecolor: line, zerolinecolor: line, ticks: "" };
+      }
+    }
+    return out;
+  };
+
+  /* On a narrow screen panels stand in one column. */
+  const arranged = (layout, width) => {
+    const { panels, panel_height: row } = layout.meta;
+    if (width > 640 || panels < 2) return layout;
+    const foot = layout.showlegend ? 220 : 0;
+    const height = row * panels + 50 + foot, share = 1 / panels, out = { ...layout, height };
+    out.margin = { ...layout.margin, b: 50 + foot };
+    out.annotations = [...layout.annotations];
+    for (let k = 0; k < panels; k += 1) {
+      const suffix = k === 0 ? "" : String(k + 1);
+      const top = 1 - k * share, bottom = Math.max(0, top - share * 0.68);
+      out["xaxis" + suffix] = { ...layout["xaxis" + suffix], domain: [0, 1] };
+      out["yaxis" + suffix] = { ...layout["yaxis" + suffix], domain: [bottom, top] };
+      out.annotations[k] = { ...out.annotations[k], x: 0, y: top };
+    }
+    return out;
+  };
+
+  const seedOf = (trace) => (trace.meta && trace.meta.seed !== null && trace.meta.seed !== undefined ? trace.meta.seed : null);
+
+  const traces = (data) =>
+    data.map((t) => (seedOf(t) !== null && hidden.has(String(seedOf(t))) ? { ...t, visible: false } : t));
+
+  const draw = (node) => {
+    const figure = figures[node.dataset.figure];
+    const layout = themed(arranged(figure.layout, node.clientWidth));
+    node.style.height = layout.height + "px";
+    node.dataset.drawn = "yes";
+    return Plotly.react(node, traces(figure.data), layout, config);
+  };
+
+  const nodes = [...document.querySelectorAll(".plot")];
+  const redraw = () => nodes.filter((n) => n.dataset.drawn).forEach(draw);
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) {
+        seen.unobserve(entry.target);
+        draw(entry.target);
+      }
+    }
+  }, { rootMargin: "900px" });
+  nodes.forEach((node) => seen.observe(node));
+
+  dark.addEventListener("change", redraw);
+  addEventListener("beforeprint", () => nodes.forEach(draw));
+  let narrow = innerWidth <= 640;
+  addEventListener("resize", () => {
+    if (narrow !== innerWidth <= 640) {
+      narrow = innerWidth <= 640;
+      redraw();
+    }
+  });
+
+  document.querySelectorAll("[data-seed]").forEach((box) => {
+    box.addEventListener("change", () => {
+      if (box.checked) hidden.delete(box.dataset.seed);
+      else hidden.add(box.dataset.seed);
+      redraw();
+    });
+  });
+
+  /* A link into a folded table opens it. */
+  const open = () => {
+    const target = location.hash ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
+    const fold = target ? target.closest("details") : null;
+    if (fold && !fold.open) {
+      fold.open = true;
+      target.scrollIntoView();
+    }
+  };
+  addEventListener("hashchange", open);
+  document.querySelectorAll("[data-open]").forEach((link) => link.addEventListener("click", () => setTimeout(open)));
+  open();
+})();
