@@ -21,6 +21,10 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the signal's number."""
+
+
 class Kind(StrEnum):
     """Starters of ``prism new``."""
 
@@ -164,9 +168,10 @@ def main() -> None:
     except PrismError as error:
         _complain(f"prism: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _complain("prism: stopped; run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer turns Ctrl-C into this.
+            _complain("prism: stopped; run the same command again to go on")
+        raise
     except Exception as error:
         detail = getattr(error, "detail", None)
         if detail is None:
