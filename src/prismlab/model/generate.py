@@ -7,6 +7,7 @@ and each row draws from a random stream of its own, so that what a row says does
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -191,19 +192,8 @@ def _draw(
     return tokens, plain.gather(1, tokens[:, None])[:, 0], sampled
 
 
-@dataclass
-class _Batch:
-    """One batch: whole prompts (or a part of one prompt's samples), a row for each sample."""
-
-    prompts: list[int]
-    """Places of the prompts in the caller's list."""
-    samples: list[list[int]]
-    """Which samples, per prompt."""
-
-    @property
-    def rows(self) -> list[tuple[int, int]]:
-        """(prompt, sample) of each row."""
-        return [(p, s) for p, samples in zip(self.prompts, self.samples, strict=True) for s in samples]
+_Rows = list[tuple[int, int]]
+"""The rows of one batch as (place of the prompt, sample), a prompt's rows side by side."""
 
 
 class TransformersSampler:
@@ -264,9 +254,9 @@ class TransformersSampler:
         self.model.eval()
         try:
             for batch in self._batches(prompts, n):
-                streams = [(seeds[p], places[p], s) for p, s in batch.rows]
+                streams = [(seeds[p], places[p], s) for p, s in batch]
                 completions = self._run(batch, prompts, settings, streams)
-                for (p, s), completion in zip(batch.rows, completions, strict=True):
+                for (p, s), completion in zip(batch, completions, strict=True):
                     done[p][s] = completion
                 if progress is not None:
                     progress.advance(len(completions))
@@ -296,22 +286,19 @@ class TransformersSampler:
             "positions: such responses are cut there and counted as truncated"
         )
 
-    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> Iterator[_Batch]:
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> Iterator[_Rows]:
         """Prompts of like length together, a prompt's samples split only where they alone exceed a batch."""
         order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-        batch = _Batch([], [])
-        room = self.batch_rows
+        batch: _Rows = []
         for p in order:
             for first in range(0, n, self.batch_rows):
-                part = list(range(first, min(n, first + self.batch_rows)))
-                other = self.equal_lengths and batch.prompts and len(prompts[batch.prompts[0]]) != len(prompts[p])
-                if len(part) > room or other:
+                part = [(p, s) for s in range(first, min(n, first + self.batch_rows))]
+                other = self.equal_lengths and batch and len(prompts[batch[0][0]]) != len(prompts[p])
+                if other or len(batch) + len(part) > self.batch_rows:
                     yield batch
-                    batch, room = _Batch([], []), self.batch_rows
-                batch.prompts.append(p)
-                batch.samples.append(part)
-                room -= len(part)
-        if batch.prompts:
+                    batch = []
+                batch += part
+        if batch:
             yield batch
 
     def _forward(self, ids: torch.Tensor, cache: DynamicCache, mask: torch.Tensor | None) -> torch.Tensor:
@@ -329,23 +316,23 @@ class TransformersSampler:
         return output.logits[:, -1]
 
     def _prefill(
-        self, batch: _Batch, prompts: Sequence[Sequence[int]]
+        self, batch: _Rows, prompts: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, DynamicCache, torch.Tensor | None]:
         """Read each prompt once; returns logits, cache and mask with a row for each sample."""
         device = self.model.device
-        lengths = [len(prompts[p]) for p in batch.prompts]
+        samples = Counter(p for p, _ in batch)
+        lengths = [len(prompts[p]) for p in samples]
         longest = max(lengths)
-        padded = [[prompts[p][0]] * (longest - len(prompts[p])) + list(prompts[p]) for p in batch.prompts]
+        padded = [[prompts[p][0]] * (longest - len(prompts[p])) + list(prompts[p]) for p in samples]
         mask = None
         if min(lengths) < longest:
             mask = torch.arange(longest)[None, :] >= longest - torch.tensor(lengths)[:, None]
             mask = mask.to(device, torch.long)
         cache = _new_cache(self.model)
         logits = self._forward(torch.tensor(padded, device=device), cache, mask)
-        counts = torch.tensor([len(samples) for samples in batch.samples], device=device)
-        if int(counts.sum()) == len(batch.prompts):
+        if len(samples) == len(batch):
             return logits, cache, mask
-        repeat = torch.repeat_interleave(counts)
+        repeat = torch.repeat_interleave(torch.tensor(list(samples.values()), device=device))
         cache.reorder_cache(cast("torch.LongTensor", repeat))
         return logits[repeat], cache, None if mask is None else mask[repeat]
 
@@ -353,7 +340,7 @@ class TransformersSampler:
     @torch.no_grad()
     def _run(
         self,
-        batch: _Batch,
+        batch: _Rows,
         prompts: Sequence[Sequence[int]],
         settings: SamplingSettings,
         streams: Sequence[tuple[int, int, int]],
@@ -386,12 +373,12 @@ class TransformersSampler:
             logits = self._forward(tokens[:, None], cache, mask)
         return self._completions(ids.cpu(), logs.cpu(), lengths.tolist())
 
-    def _limits(self, batch: _Batch, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[int]:
+    def _limits(self, batch: _Rows, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[int]:
         """Most new tokens of each row: what was asked for, or the positions that the prompt leaves."""
         most = settings.max_new_tokens
         if self.positions is None:
-            return [most] * len(batch.rows)
-        return [min(most, self.positions - len(prompts[p])) for p, _ in batch.rows]
+            return [most] * len(batch)
+        return [min(most, self.positions - len(prompts[p])) for p, _ in batch]
 
     def _completions(self, ids: torch.Tensor, logs: torch.Tensor, lengths: list[int]) -> list[Completion]:
         rows = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
