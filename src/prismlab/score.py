@@ -79,6 +79,17 @@ def _row(item: Item, sample: int, prompt: Sequence[int], completion: Completion,
     }
 
 
+def _checked_keys(items: Sequence[Item]) -> list[tuple[str, str]]:
+    """(task, id) of each item, after the checks that are to fail before anything is sampled."""
+    for name in sorted({item.verifier for item in items}):
+        verifier_of(name)
+    keys = [(item.task, item.id) for item in items]
+    if len(set(keys)) < len(keys):
+        task, name = next(key for at, key in enumerate(keys) if key in keys[:at])
+        raise DataError(f"task {task}: two items have the id {name!r}; give every item an id of its own")
+    return keys
+
+
 def score_items(
     sampler: Sampler,
     tokenizer: PreTrainedTokenizerBase,
@@ -107,12 +118,7 @@ def score_items(
         DataError: two items share task and id, so that their rows could not be told apart, or a verifier is unknown.
         SandboxError: a verifier runs programs.
     """
-    for name in sorted({item.verifier for item in items}):
-        verifier_of(name)
-    keys = [(item.task, item.id) for item in items]
-    if len(set(keys)) < len(keys):
-        task, name = next(key for at, key in enumerate(keys) if key in keys[:at])
-        raise DataError(f"task {task}: two items have the id {name!r}; give every item an id of its own")
+    keys = _checked_keys(items)
     shape = templates.get_template(template)
     prompts = [prompt_ids(tokenizer, shape.prompt(item.question)) for item in items]
     seeds = [derive_seed(seed, *key) for key in keys]
