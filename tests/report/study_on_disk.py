@@ -25,9 +25,16 @@ def _train_rows(steps: int, rng: np.random.Generator) -> list[dict[str, Any]]:
         loss = 2 + 3 * math.exp(-step / 150) + 0.03 * float(rng.normal())
         domains = {d: loss + k / 5 for k, d in enumerate(("web", *DOMAINS))}
         rows.append(
-            {"step": step, "tokens": step * 256, "loss": loss, "domains": domains, "lr": 1e-3, "grad_norm": 1.0,
-             "tokens_per_second": 1e4}
-        )  # fmt: skip
+            {
+                "step": step,
+                "tokens": step * 256,
+                "loss": loss,
+                "domains": domains,
+                "lr": 1e-3,
+                "grad_norm": 1.0,
+                "tokens_per_second": 1e4,
+            }
+        )
     return rows
 
 
@@ -36,20 +43,46 @@ def _rl_rows(steps: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     for step in range(1, steps + 1):
         reward = 0.3 + 0.4 * step / steps + 0.04 * float(rng.normal())
         rows.append(
-            {"step": step, "reward": reward, "reward_std": 0.4, "pass": {d: reward + k / 10 for k, d in enumerate(DOMAINS)},
-             "format_ok": 0.9, "length": 40 + step / 10, "truncation": 0.02, "entropy": 0.6, "kl": 0.001 * step,
-             "no_signal": 0.3, "lr": 5e-5, "grad_norm": 0.4}
-        )  # fmt: skip
+            {
+                "step": step,
+                "reward": reward,
+                "reward_std": 0.4,
+                "pass": {d: reward + k / 10 for k, d in enumerate(DOMAINS)},
+                "format_ok": 0.9,
+                "length": 40 + step / 10,
+                "truncation": 0.02,
+                "entropy": 0.6,
+                "kl": 0.001 * step,
+                "no_signal": 0.3,
+                "lr": 5e-5,
+                "grad_norm": 0.4,
+            }
+        )
     return rows
 
 
 def _samples(path: Path, response: str) -> None:
     rows = [
-        {"item_id": f"{domain}-{i}", "task": task, "domain": domain, "sample": 0, "prompt_hash": "0", "question": f"What is {i} + 1?",
-         "answer": str(i + 1), "response": f"<think> {i} and one </think> {i + (i % 2)} {response}", "tokens": 12, "finished": True,
-         "nll": 0.2, "score": float(i % 2), "verdict": "right" if i % 2 else "wrong", "reason": "", "form_ok": True}
-        for domain, task in zip(DOMAINS, ("addition", "programs", "elements"), strict=True) for i in range(4)
-    ]  # fmt: skip
+        {
+            "item_id": f"{domain}-{i}",
+            "task": task,
+            "domain": domain,
+            "sample": 0,
+            "prompt_hash": "0",
+            "question": f"What is {i} + 1?",
+            "answer": str(i + 1),
+            "response": f"<think> {i} and one </think> {i + (i % 2)} {response}",
+            "tokens": 12,
+            "finished": True,
+            "nll": 0.2,
+            "score": float(i % 2),
+            "verdict": "right" if i % 2 else "wrong",
+            "reason": "",
+            "form_ok": True,
+        }
+        for domain, task in zip(DOMAINS, ("addition", "programs", "elements"), strict=True)
+        for i in range(4)
+    ]
     path.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path / "samples.parquet")
 
@@ -67,10 +100,17 @@ def _stage_logs(world: World, root: Path, steps: int) -> None:
         for mixture, spec in world.study["mixtures"].items():
             total = sum(spec["weights"].values())
             sources = {
-                s: {"domain": s.split("-")[0], "weight": w / total, "rows": 10, "tokens": int(1e5 * w / total),
-                    "share": w / total, "documents": 100, "epochs": 0.4}
+                s: {
+                    "domain": s.split("-")[0],
+                    "weight": w / total,
+                    "rows": 10,
+                    "tokens": int(1e5 * w / total),
+                    "share": w / total,
+                    "documents": 100,
+                    "epochs": 0.4,
+                }
                 for s, w in spec["weights"].items()
-            }  # fmt: skip
+            }
             world.add(
                 "corpus", mixture, seed, {"tokens": 100_000, "sources": sources}, {"mixture": mixture}, mixture=mixture
             )
@@ -85,9 +125,14 @@ def build(root: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 900, resp
             path = root / key.replace("/", "-").replace(">", "")
             _samples(path, response)
             world.add(
-                "evaluation", "core", entry["seed"], artifact.metrics, {"name": "core"}, path,
+                "evaluation",
+                "core",
+                entry["seed"],
+                artifact.metrics,
+                {"name": "core"},
+                path,
                 step=f"core@{entry['checkpoint']}",
-            )  # fmt: skip
+            )
     assert set(world.arms) == set(SCORES)
     _stage_logs(world, root, steps)
     decide(world, root)

@@ -72,8 +72,8 @@ def divergence(records: Records) -> Section:
         Drawing(
             "divergence",
             parts,
-            "Each group is a sub-component, each bar a transition in its own colour; dense change reaches 100%, sparse change stays "
-            "near the floor. Transitions over several stages are switched on in the legend.",
+            "Each group is a sub-component, each bar a transition in its own colour; dense change reaches 100%, "
+            "sparse change stays near the floor. Transitions over several stages are switched on in the legend.",
             "Change by sub-component",
         ),
         Drawing(
@@ -85,8 +85,8 @@ def divergence(records: Records) -> Section:
         Drawing(
             "thresholds",
             against,
-            "Share of elements that count as unchanged when the threshold grows: a gap that stays open from left to right does "
-            "not hang on the choice of 1%.",
+            "Share of elements that count as unchanged when the threshold grows: a gap that stays open from left "
+            "to right does not hang on the choice of 1%.",
             "Sparsity against threshold",
         ),
     ]
@@ -206,8 +206,9 @@ def representations(records: Records) -> Section:
         panels.append(Panel(title=f"inputs: {source}", x="layer", y="linear CKA", lines=lines, x_ticks=ticks))
     figure = figures.draw(panels, columns=2, height=310, digits=".5f")
     how = (
-        "Similarity of hidden states of two checkpoints on the same inputs, layer by layer: 1 is equal up to rotation and scale. "
-        "The debiased estimator is switched on in the legend; with few inputs the plain one reads too high."
+        "Similarity of hidden states of two checkpoints on the same inputs, layer by layer: 1 is equal up to "
+        "rotation and scale. The debiased estimator is switched on in the legend; with few inputs the plain one "
+        "reads too high."
     )
     tables = [_cka_table(records, pairs, sets)]
     return Section(
@@ -255,8 +256,8 @@ def trajectories(records: Records) -> Section:
         Panel(title="overlap with the snapshot before", x="step", y="share", lines=lines(_overlap)),
     ]
     how = (
-        "Snapshots of a run against its start. A distance that rises early and flattens is front-loaded; overlap is Jaccard's, of "
-        "the sets of changed elements."
+        "Snapshots of a run against its start. A distance that rises early and flattens is front-loaded; overlap "
+        "is Jaccard's, of the sets of changed elements."
     )
     figure = figures.draw(panels, height=290)
     rows = [_trajectory_row(records, c) for c in order]

@@ -1,7 +1,7 @@
 """Figures as plain Plotly JSON: panels of lines and panels of bars, and nothing that knows a study.
 
-Colours belong to a thing, not to a figure: an arm has one colour on the whole page. Text and grid colours are left to the
-page, which knows whether it is light or dark.
+Colours belong to a thing, not to a figure: an arm has one colour on the whole page. Text and grid colours are left to
+the page, which knows whether it is light or dark.
 """
 
 from __future__ import annotations
@@ -42,9 +42,15 @@ SPARE_COLOURS = ("#5aa9c7", "#a0813c", "#7a6aa8", "#5f9e6e", "#b8606a", "#6c7fa8
 MOST_POINTS, FEWEST_POINTS, FIGURE_POINTS = 400, 60, 40_000
 """Points kept of a line, fewer where a figure has many: more cannot be told apart and would make the page heavy."""
 LEGEND = {
-    "orientation": "h", "x": 0, "y": 0, "xanchor": "left", "yanchor": "bottom", "yref": "container", "xref": "container",
+    "orientation": "h",
+    "x": 0,
+    "y": 0,
+    "xanchor": "left",
+    "yanchor": "bottom",
+    "xref": "container",
+    "yref": "container",
     "traceorder": "normal",
-}  # fmt: skip
+}
 """At the foot of the figure, whatever its height."""
 COLUMNS = 3
 PANEL_HEIGHT = 250
@@ -193,6 +199,8 @@ def _units(interval: Interval) -> str:
 
 def grid(n: int, columns: int = COLUMNS) -> list[tuple[list[float], list[float]]]:
     """``[x0, x1], [y0, y1]`` of each of ``n`` panels in paper coordinates, row by row from the top."""
+    if n == 0:
+        return []
     columns = min(n, columns)
     rows = math.ceil(n / columns)
     gap_x, gap_y = 0.075 if columns > 1 else 0.0, 0.32 / rows if rows > 1 else 0.0
@@ -222,7 +230,7 @@ def draw(panels: Sequence[Panel], columns: int = COLUMNS, height: int = PANEL_HE
     """A figure of panels that share one legend.
 
     Args:
-        panels: those without any point are left out; there must be at least one with points.
+        panels: those without any point are left out; without any panel left the figure has no ``data``.
         columns: panels a row on a wide screen.
         height: pixels of a row.
         digits: d3 format of the y values on hover.

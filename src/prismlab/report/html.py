@@ -1,7 +1,7 @@
 """Stage ``report``: one HTML file that opens from disk without network.
 
-Every script on the page is allowed by its hash in the page's own content security policy, and nothing may be fetched: text
-that a model wrote, or a name in a study file, cannot run even if escaping failed.
+Every script on the page is allowed by its hash in the page's own content security policy, and nothing may be fetched:
+text that a model wrote, or a name in a study file, cannot run even if escaping failed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,15 @@ def build_sections(records: Records) -> list[Section]:
         overview.time_spent,
         overview.provenance,
     )
-    return [make(records) for make in makers]
+    return [_filled(make(records)) for make in makers]
+
+
+def _filled(section: Section) -> Section:
+    """The section without figures that have nothing to draw."""
+    kept = [drawing for drawing in section.drawings if drawing.figure["data"]]
+    without = replace(section, drawings=kept)
+    lost = section.drawings and without.empty and not section.note
+    return replace(without, note="The steps of this section recorded nothing that could be drawn.") if lost else without
 
 
 def _ledger(records: Records) -> Mapping[str, Any] | None:

@@ -75,8 +75,9 @@ def pipeline(records: Records) -> Section:
         size, rate, data = _training_cells(spec)
         steps = [one for kind in ("train", "rl", "merge") for one in records.of(kind, checkpoint=name)]
         seconds = sum(float(one.artifact.record.get("seconds") or 0) for one in steps)
-        reasons = [str(e["missing"]) for e in records.entries if e.get("checkpoint") == name and "missing" in e]
-        state = "; ".join(dict.fromkeys(reasons)) if reasons else f"{len(steps)} of {len(records.seeds)} seeds"
+        lost = [e for e in records.entries if e.get("checkpoint") == name and "missing" in e]
+        reasons = dict.fromkeys(f"no {e['kind']}: {e['missing']}" for e in lost)
+        state = "; ".join([f"{len(steps)} of {len(records.seeds)} seeds", *reasons])
         cells = [Cell(text, number=False) for text in (str(spec["stage"]), " + ".join(graph.starts(spec)), data)]
         rows.append(
             [
@@ -93,7 +94,7 @@ def pipeline(records: Records) -> Section:
     note = (
         ""
         if not missing
-        else f"{len(missing)} steps have no artifact: " + "; ".join(f"{k} ({r})" for k, r in missing[:8])
+        else f"Steps without an artifact: {len(missing)}. " + "; ".join(f"{k} ({r})" for k, r in missing[:8])
     )
     table = Table(
         head, rows, "Arms are checkpoints in the role that a claim gives them; a checkpoint's own name is beneath."
@@ -185,7 +186,7 @@ def provenance(records: Records) -> Section:
         ),
         Table(head, steps, "Every artifact that this page and the ledger were made from.", folded=True),
     ]
-    lead = "An artifact's fingerprint depends on its configuration, its inputs and its data; the ledger's evidence links here."
+    lead = "A fingerprint depends on configuration, inputs and data; the ledger's evidence links here."
     return Section("provenance", "Provenance", lead=lead, tables=tables)
 
 

@@ -107,8 +107,9 @@ def scores(records: Records) -> Section:
     rows = [[name_cell(records, c), *(column[c] for column in columns.values())] for c in order]
     inside = "over seeds" if len(records.seeds) > 1 else "over items inside the one seed"
     caption = (
-        f"Evaluation {name!r}: percent correct by domain, with {records.confidence:.0%} intervals {inside}; the best of a column is "
-        "bold. Truncated responses hit the length limit. Bits per byte is the loss on held-out text: lower is better."
+        f"Evaluation {name!r}: percent correct by domain, with {records.confidence:.0%} intervals {inside}; the "
+        "best of a column is bold. Truncated responses hit the length limit. Bits per byte is the loss on "
+        "held-out text: lower is better."
     )
     table = Table(["checkpoint", *columns], rows, caption)
     panels = [
@@ -306,8 +307,8 @@ def behaviour(records: Records) -> Section:
             )
         panels.append(Panel(title=title, y=unit, bars=bars))
     how = (
-        "Over all responses of an evaluation: a lower negative log-probability is more confidence; bars that are absent "
-        "had too few responses of that sort."
+        "Over all responses of an evaluation: a lower negative log-probability is more confidence; bars that are "
+        "absent had too few responses of that sort."
     )
     drawing = Drawing("behaviour", _overlaid(figures.draw(panels)), how, "Response length and confidence")
     return Section("behaviour", "Behaviour", drawings=[drawing])

@@ -20,8 +20,13 @@ def short(value: float | None, digits: int = 3) -> str:
         return "0"
     size = math.floor(math.log10(abs(value)))
     if not -5 <= size < 9:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:,.{max(0, digits - 1 - size)}f}"
+        return minus(f"{value:.{digits - 1}e}")
+    return minus(f"{value:,.{max(0, digits - 1 - size)}f}")
+
+
+def minus(text: str) -> str:
+    """A number with a minus sign in front where ``text`` has a hyphen; exponents keep theirs."""
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def percent(share: float | None) -> str:
@@ -46,14 +51,14 @@ def span(interval: Interval, digits: int) -> str:
     """``[lo, hi]``; empty without bounds."""
     if interval.lo is None or interval.hi is None:
         return ""
-    return f"[{interval.lo:.{digits}f}, {interval.hi:.{digits}f}]"
+    return f"[{minus(f'{interval.lo:.{digits}f}')}, {minus(f'{interval.hi:.{digits}f}')}]"
 
 
 def with_interval(interval: Interval, digits: int, best: bool, make: Callable[..., Any]) -> Any:
     """A table cell ``make(text, small, best)`` of a value with its interval beneath."""
     if interval.value is None:
         return make(NONE)
-    return make(f"{interval.value:.{digits}f}", span(interval, digits), best)
+    return make(minus(f"{interval.value:.{digits}f}"), span(interval, digits), best)
 
 
 def p_value(p: float | None) -> str:

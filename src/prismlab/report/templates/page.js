@@ -35,10 +35,10 @@
   };
 
   /* On a narrow screen panels stand in one column. */
-  const arranged = (layout, width) => {
+  const arranged = (layout, width, names) => {
     const { panels, panel_height: row } = layout.meta;
     if (width > 640 || panels < 2) return layout;
-    const foot = layout.showlegend ? 220 : 0;
+    const foot = layout.showlegend ? 24 + 18 * names : 0;
     const height = row * panels + 50 + foot, share = 1 / panels, out = { ...layout, height };
     out.margin = { ...layout.margin, b: 50 + foot };
     out.annotations = [...layout.annotations];
@@ -55,11 +55,15 @@
   const seedOf = (trace) => (trace.meta && trace.meta.seed !== null && trace.meta.seed !== undefined ? trace.meta.seed : null);
 
   const traces = (data) =>
-    data.map((t) => (seedOf(t) !== null && hidden.has(String(seedOf(t))) ? { ...t, visible: false } : t));
+    data.map((t) => {
+      const out = t.error_y ? { ...t, error_y: { ...t.error_y, color: tone("--ink") } } : t;
+      return seedOf(t) !== null && hidden.has(String(seedOf(t))) ? { ...out, visible: false } : out;
+    });
 
   const draw = (node) => {
     const figure = figures[node.dataset.figure];
-    const layout = themed(arranged(figure.layout, node.clientWidth));
+    const names = figure.data.filter((t) => t.showlegend !== false).length;
+    const layout = themed(arranged(figure.layout, node.clientWidth, names));
     node.style.height = layout.height + "px";
     node.dataset.drawn = "yes";
     return Plotly.react(node, traces(figure.data), layout, config);
