@@ -144,8 +144,7 @@ def _overlaid(figure: Figure) -> Figure:
 
 
 def _truncation(metrics: Mapping[str, Any]) -> float | None:
-    share = number((metrics.get("average") or {}).get("truncation"))
-    return None if share is None else 100 * share
+    return number((metrics.get("average") or {}).get("truncation"))
 
 
 def _bits(metrics: Mapping[str, Any], source: str) -> object:
