@@ -93,7 +93,7 @@ def score(value: float) -> dict[str, Any]:
         "hi": value + 3,
         "items": 100,
         "samples": 200,
-        "truncation": 0.02,
+        "truncation": 2.0,
         "unscored": 0,
     }
 

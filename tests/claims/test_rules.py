@@ -339,3 +339,11 @@ def test_rules_are_documented_word_for_word_and_locked_to_their_version() -> Non
     assert f"version {RULES_VERSION}" in text
     digest = hashlib.blake2b("\n".join(c.rule for c in CLAIMS).encode(), digest_size=8).hexdigest()
     assert {1: "6e62b8cf78232b05"}[RULES_VERSION] == digest
+
+
+def test_the_first_evaluation_is_the_first_in_the_steps_not_in_the_alphabet() -> None:
+    """A stage's config has sorted keys, so the study file's order is only in the list of steps."""
+    world = complete()
+    world.study["evaluations"] = {"aaa": world.study["evaluations"]["core"], **world.study["evaluations"]}
+    world.add("evaluation", "aaa", 0, {"domains": {}}, step="aaa@mid-mcs", checkpoint="mid-mcs")
+    assert entry(world, "C1")["verdict"] == "supported"

@@ -50,7 +50,7 @@ def _rl_rows(steps: int, rng: np.random.Generator) -> list[dict[str, Any]]:
                 "pass": {d: reward + k / 10 for k, d in enumerate(DOMAINS)},
                 "format_ok": 0.9,
                 "length": 40 + step / 10,
-                "truncation": 2.0,
+                "truncation": 0.02,
                 "entropy": 0.6,
                 "kl": 0.001 * step,
                 "no_signal": 0.3,

@@ -246,3 +246,28 @@ def test_a_section_whose_steps_logged_nothing_says_so(tmp_path: Path) -> None:
     parsed = parse(page(world, tmp_path / "out"))
     assert not {"training", "rl"} & set(figures(parsed))
     assert sum("recorded nothing that could be drawn" in p for p in parsed.texts["p"]) == 2
+
+
+def test_checkpoints_stand_in_the_order_of_the_steps_and_arms_from_base_to_rl(tmp_path: Path) -> None:
+    """The config has sorted keys; the page must not."""
+    world = build(tmp_path / "study", steps=3)
+    world.study = json.loads(json.dumps(world.study, sort_keys=True))
+    world.arms = dict(sorted(world.arms.items(), reverse=True))
+    text = page(world, tmp_path / "out")
+    table = text[text.index('id="scores"') : text.index('id="mixtures"')]
+    order = [name.replace("&gt;", ">") for name in re.findall(r'<th scope="row">([^<]+)<', table)]
+    assert order[:4] == ["base", "mid[M]", "mid[MC]", "mid[MCS]"]
+    assert order[-2:] == ["base>rl[MCS]", "mid[MCS]>finetune[MCS]"]
+    pipeline = text[text.index('id="pipeline"') : text.index('id="scores"')]
+    made = [name.replace("&gt;", ">") for name in re.findall(r'<th scope="row">([^<]+)<', pipeline)]
+    assert made[0] == "base"
+
+
+def test_no_score_is_best_where_all_are_equal(tmp_path: Path) -> None:
+    world = build(tmp_path / "study", steps=3)
+    for artifact in world.inputs.values():
+        if artifact.kind == "evaluation":
+            artifact.metrics["domains"]["code"]["value"] = 0.0
+    text = page(world, tmp_path / "out")
+    table = text[text.index('id="scores"') : text.index('id="mixtures"')]
+    assert not re.search(r'class="n best"[^>]*>0\.0<', table)

@@ -17,10 +17,13 @@ Entry = Mapping[str, Any]
 Reader = Callable[[Mapping[str, Any]], object]
 
 
-def evaluation_name(study: Mapping[str, Any]) -> str | None:
-    """The evaluation that decides the claims: ``claims.evaluation``, else the first of the study; None without any."""
+def evaluation_name(study: Mapping[str, Any], entries: Sequence[Entry]) -> str | None:
+    """The evaluation that decides the claims: ``claims.evaluation``, else the first of the study; None without any.
+
+    Which is first is read from the steps, which stand in the order of the study file; a stage's config has sorted keys.
+    """
     chosen = cast("str | None", study.get("claims", {}).get("evaluation"))
-    return chosen or next(iter(cast("dict[str, Any]", study.get("evaluations", {}))), None)
+    return chosen or next((str(entry["name"]) for entry in entries if entry["kind"] == "evaluation"), None)
 
 
 def number(value: object) -> float | None:
@@ -77,7 +80,7 @@ class Table:
 
     def text_sources(self) -> tuple[str, ...]:
         """Sources whose text loss the deciding evaluation measures, in the order of the study file."""
-        name = evaluation_name(self.study)
+        name = evaluation_name(self.study, self.entries)
         return () if name is None else tuple(cast("list[str]", self.study["evaluations"][name].get("text", [])))
 
     def changed(self, old: str, new: str, threshold: float, part: str | None = None) -> Series:
@@ -186,7 +189,7 @@ class Table:
     def _evaluation(self, arm: str, reader: Reader, without: str) -> Series:
         if arm not in self.arms:
             return self._no_arm(arm)
-        name, checkpoint = evaluation_name(self.study), self.arms[arm]
+        name, checkpoint = evaluation_name(self.study, self.entries), self.arms[arm]
         if name is None:
             return absent("the study has no evaluation")
 

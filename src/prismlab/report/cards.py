@@ -87,6 +87,8 @@ def amount(value: float | None, unit: str, signed: bool = False) -> str:
     """A number with its unit; pure numbers stand alone."""
     if value is None:
         return NONE
+    if unit == "CKA" and 0 < 1 - value < 1e-5:
+        return f"1 − {1 - value:.1e}"
     digits = 5 if unit == "CKA" else 3
     sign = "+" if signed and value > 0 else ""
     text = sign + short(value, digits)
@@ -95,9 +97,9 @@ def amount(value: float | None, unit: str, signed: bool = False) -> str:
 
 def _span(effect: Mapping[str, Any]) -> str:
     lo, hi, n = effect["lo"], effect["hi"], effect["n"]
-    digits = 5 if effect["unit"] == "CKA" else 3
+    unit = effect["unit"] if effect["unit"] in PURE else PURE[0]
     seeds = "1 seed" if n == 1 else f"{n} seeds"
-    return f"no interval ({seeds})" if lo is None else f"[{short(lo, digits)}, {short(hi, digits)}], {seeds}"
+    return f"no interval ({seeds})" if lo is None else f"[{amount(lo, unit)}, {amount(hi, unit)}], {seeds}"
 
 
 def plot(part: Mapping[str, Any]) -> Plot | None:

@@ -217,10 +217,12 @@ def _axes(panel: Panel, axis: str, place: tuple[list[float], list[float]]) -> di
     x: dict[str, Any] = {"domain": place[0], "anchor": f"y{axis}", "title": {"text": safe(panel.x)}, "automargin": True}
     y: dict[str, Any] = {"domain": place[1], "anchor": f"x{axis}", "title": {"text": safe(panel.y)}, "automargin": True}
     x |= {"type": "log"} if panel.log_x else {"type": "category"} if panel.bars else {}
-    # Whole decades are enough for labels on a log axis: the digits between them overlap in a small panel.
     if panel.x_ticks:
         x |= {"tickmode": "array", "tickvals": list(panel.x_ticks), "ticktext": [f"{t:g}" for t in panel.x_ticks]}
-    y |= {"type": "log", "dtick": 1, "exponentformat": "power"} if panel.log_y else {}
+    y["exponentformat"] = "e"
+    y |= {"type": "log"} if panel.log_y else {}
+    # Whole decades are enough for labels where there are several: the digits between them overlap in a small panel.
+    y |= {"dtick": 1} if panel.log_y and _decades(panel) > 1.5 else {}
     y |= {"range": list(panel.y_range)} if panel.y_range else {}
     y |= {"rangemode": "tozero"} if panel.bars and not panel.log_y and not panel.y_range else {}
     return {f"xaxis{axis}": x, f"yaxis{axis}": y}
@@ -277,6 +279,13 @@ def _filled(panel: Panel) -> bool:
 def legend_height(names: Collection[str]) -> int:
     """Pixels that a legend of these names needs on a page of ordinary width."""
     return 14 + 22 * math.ceil(sum(7 * len(name) + 52 for name in names) / 960)
+
+
+def _decades(panel: Panel) -> float:
+    """How many powers of ten the positive values of a panel span."""
+    values = [y for line in panel.lines for points in line.seeds.values() for _, y in points if y > 0]
+    values += [i.value for bars in panel.bars for i in bars.values.values() if i.value is not None and i.value > 0]
+    return math.log10(max(values) / min(values)) if values else 0.0
 
 
 def _title(text: str, place: tuple[list[float], list[float]]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _depths(records: Records) -> dict[str, int]:
             depths[name] = 1 + max(depth(start) for start in starts(specs[name]))
         return depths[name]
 
-    for name in specs:
+    for name in records.made():
         depth(name)
     return depths
 

@@ -41,7 +41,7 @@ def headline(records: Records) -> Headline:
     tokens = sum(int(record.get("tokens") or 0) for record in every)
     versions: dict[str, str] = {}
     for record in every:
-        versions |= record.get("versions") or {}
+        versions |= {name: version for name, version in (record.get("versions") or {}).items() if version is not None}
     named = ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions)
     facts = [
         ("date", started[-1][:10] if started else NONE),
@@ -71,7 +71,8 @@ def _training_cells(spec: Mapping[str, Any]) -> tuple[str, str, str]:
 def pipeline(records: Records) -> Section:
     """Graph and table of all checkpoints."""
     rows: list[list[Cell]] = []
-    for name, spec in records.study.get("checkpoints", {}).items():
+    for name in records.made():
+        spec = records.study["checkpoints"][name]
         size, rate, data = _training_cells(spec)
         steps = [one for kind in ("train", "rl", "merge") for one in records.of(kind, checkpoint=name)]
         seconds = sum(float(one.artifact.record.get("seconds") or 0) for one in steps)
@@ -166,7 +167,7 @@ def provenance(records: Records) -> Section:
     commits: set[str] = set()
     for record in records_of(records):
         for name, version in (record.get("versions") or {}).items():
-            versions.setdefault(str(name), set()).add(str(version))
+            versions.setdefault(str(name), set()).add("not installed" if version is None else str(version))
         git = record.get("git") or {}
         if git.get("commit"):
             commits.add(f"{str(git['commit'])[:12]}{' with local changes' if git.get('dirty') else ''}")

@@ -10,12 +10,14 @@ from typing import Any
 from prismlab import stats
 from prismlab.claims.arms import Entry, at_threshold, evaluation_name, number, task_domain
 from prismlab.errors import DataError
+from prismlab.report.figures import ARM_COLOURS
 from prismlab.run.step import Artifact
 from prismlab.stats import Interval
 
 __all__ = ["Found", "Records", "at_threshold", "number", "over_seeds", "task_domain"]
 
 BySeed = dict[int, float]
+TASK_DOMAINS = ("math", "code", "science")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Found:
     def seed(self) -> int:
         """Seed of the step; 0 for a step that all seeds share."""
         return int(self.entry.get("seed") or 0)
+
+
+def in_order(domains: Iterable[str]) -> list[str]:
+    """Domains without repetition: math, code and science first, as on the whole page, then the others as they come."""
+    given = list(dict.fromkeys(domains))
+    return [d for d in TASK_DOMAINS if d in given] + [d for d in given if d not in TASK_DOMAINS]
 
 
 def over_seeds(values: Mapping[int, float], confidence: float, single: Interval | None = None) -> Interval:
@@ -75,13 +83,13 @@ class Records:
     @property
     def evaluation(self) -> str | None:
         """The evaluation that decides the claims."""
-        return evaluation_name(self.study)
+        return evaluation_name(self.study, self.entries)
 
     @property
     def domains(self) -> list[str]:
-        """Task domains of the study, in the order of its tasks."""
+        """Task domains of the study."""
         tasks = self.study.get("tasks", {}).values()
-        return list(dict.fromkeys(str(d) for d in (task_domain(task) for task in tasks) if d))
+        return in_order(str(d) for d in (task_domain(task) for task in tasks) if d)
 
     def of(self, kind: str, **match: object) -> list[Found]:
         """Finished steps of a kind whose entries have these values, in the order of the plan."""
@@ -110,10 +118,17 @@ class Records:
         return self.arm(checkpoint) or checkpoint
 
     def checkpoints(self, names: Iterable[str]) -> list[str]:
-        """Names in the page's order: arms first, in the study's order, then the others as they come."""
+        """Names in the page's order: known arms from base to RL, then other arms, then the rest as they come."""
         given = list(dict.fromkeys(names))
-        known = [name for name in dict.fromkeys(self.arms.values()) if name in given]
-        return known + [name for name in given if name not in known]
+        arms = [*(arm for arm in ARM_COLOURS if arm in self.arms), *self.arms]
+        known = [self.arms[arm] for arm in dict.fromkeys(arms) if self.arms[arm] in given]
+        return list(dict.fromkeys(known + given))
+
+    def made(self) -> list[str]:
+        """Checkpoints that stages make, in the order of the study file, a start before what is made of it."""
+        specs = self.study.get("checkpoints", {})
+        planned = [str(entry.get("checkpoint")) for entry in self.entries if entry["kind"] in ("train", "merge", "rl")]
+        return [name for name in dict.fromkeys([*planned, *specs]) if name in specs]
 
     def by_seed(self, found: Sequence[Found], read: Callable[[Mapping[str, Any]], object]) -> BySeed:
         """A number of each step, by seed; steps without it are left out."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from prismlab.report import figures
 from prismlab.report.figures import Bars, Figure, Line, Panel, colour
-from prismlab.report.records import Found, Records, json_lines, number
+from prismlab.report.records import Found, Records, in_order, json_lines, number
 from prismlab.report.text import percent, short, with_interval
 from prismlab.stats import Interval
 
@@ -79,12 +79,19 @@ Reader = Callable[[Mapping[str, Any]], object]
 
 
 def _column(
-    records: Records, steps: Mapping[str, list[Found]], read: Reader, best: Callable[..., str] | None, digits: int = 1
+    records: Records,
+    steps: Mapping[str, list[Found]],
+    read: Reader,
+    best: Callable[[set[float]], float] | None,
+    digits: int = 1,
 ) -> dict[str, Cell]:
     values = {name: records.interval(found, read) for name, found in steps.items()}
-    known = {name: i.value for name, i in values.items() if i.value is not None}
-    winner = best(known, key=known.__getitem__) if best and len(known) > 1 else None
-    return {name: with_interval(i, digits, name == winner, Cell) for name, i in values.items()}
+    known = {i.value for i in values.values() if i.value is not None}
+    # Where all are equal, as at a floor, none is best.
+    winner = best(known) if best and len(known) > 1 else None
+    return {
+        name: with_interval(i, digits, winner is not None and i.value == winner, Cell) for name, i in values.items()
+    }
 
 
 def scores(records: Records) -> Section:
@@ -95,7 +102,7 @@ def scores(records: Records) -> Section:
         return Section("scores", "Scores", note="No evaluation has run in this study.")
     order = records.checkpoints(one.entry["checkpoint"] for one in found)
     steps = {c: [one for one in found if one.entry["checkpoint"] == c] for c in order}
-    domains = list(dict.fromkeys(d for one in found for d in one.artifact.metrics.get("domains", {})))
+    domains = in_order(d for one in found for d in one.artifact.metrics.get("domains", {}))
     sources = list(dict.fromkeys(s for one in found for s in one.artifact.metrics.get("text", {})))
     columns = {d: _column(records, steps, lambda m, d=d: m.get("domains", {}).get(d), max) for d in domains}
     if domains:
@@ -225,7 +232,7 @@ def _logs(records: Records, kind: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _domains_of(logs: Mapping[str, list[dict[str, Any]]], field: str) -> list[str]:
-    return list(dict.fromkeys(d for rows in logs.values() for row in rows for d in row.get(field) or {}))
+    return in_order(d for rows in logs.values() for row in rows for d in row.get(field) or {})
 
 
 def training(records: Records) -> Section:

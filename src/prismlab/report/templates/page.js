@@ -80,6 +80,15 @@
     }
   }, { rootMargin: "900px" });
   nodes.forEach((node) => seen.observe(node));
+  /* What is in view comes first; the rest follows by itself, so that nobody waits for it when scrolling. */
+  const rest = () => {
+    const next = nodes.find((node) => !node.dataset.drawn);
+    if (next) {
+      draw(next);
+      setTimeout(rest, 20);
+    }
+  };
+  setTimeout(rest, 200);
 
   dark.addEventListener("change", redraw);
   addEventListener("beforeprint", () => nodes.forEach(draw));
