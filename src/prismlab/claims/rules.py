@@ -45,7 +45,7 @@ def _c3(table: Table) -> Decision:
     steps = [("math", BASE, "mid[M]"), ("code", "mid[M]", MC), ("science", MC, MCS)]
     return all_of(
         [
-            above(f"{d}: {new} - {old}", table.score(new, d) - table.score(old, d), 0.0, POINTS, table.confidence)
+            above(f"{d}: {new} minus {old}", table.score(new, d) - table.score(old, d), 0.0, POINTS, table.confidence)
             for d, old, new in steps
         ]
     )
@@ -54,7 +54,7 @@ def _c3(table: Table) -> Decision:
 def _c4(table: Table) -> Decision:
     whole, short = rl(MCS, "MCS"), rl(BASE, "MCS")
     level = table.confidence
-    parts = [above(f"AVG: {whole} - {short}", table.score(whole) - table.score(short), 0.0, POINTS, level)]
+    parts = [above(f"AVG: {whole} minus {short}", table.score(whole) - table.score(short), 0.0, POINTS, level)]
     parts += [shown(f"{d}: {short}", table.score(short, d), "percent", level) for d in DOMAINS]
     return all_of(parts)
 
@@ -68,8 +68,8 @@ def _c5(table: Table) -> Decision:
     prompts = mean_of(*(avg(y, "MCS") - avg(y, "MC") for y in (MC, MCS)))
     return all_of(
         [
-            above("mid effect - RL effect", mid - prompts, 0.0, POINTS, level),
-            above("mid effect + RL effect", mid + prompts, 0.0, POINTS, level),
+            above("mid effect minus RL effect", mid - prompts, 0.0, POINTS, level),
+            above("mid effect plus RL effect", mid + prompts, 0.0, POINTS, level),
             shown("mid effect (mid MC to MCS)", mid, POINTS, level),
             shown("RL effect (RL prompts MC to MCS)", prompts, POINTS, level),
         ]
@@ -82,9 +82,9 @@ def _c6(table: Table) -> Decision:
     without = table.score(rl(MC, "MCS"), "science") - table.score(MC, "science")
     return all_of(
         [
-            above("gain in RL after MCS - gain after MC", with_science - without, 0.0, POINTS, level),
-            shown(f"science: {rl(MCS, 'MCS')} - {MCS}", with_science, POINTS, level),
-            shown(f"science: {rl(MC, 'MCS')} - {MC}", without, POINTS, level),
+            above("gain in RL after MCS minus gain after MC", with_science - without, 0.0, POINTS, level),
+            shown(f"science: {rl(MCS, 'MCS')} minus {MCS}", with_science, POINTS, level),
+            shown(f"science: {rl(MC, 'MCS')} minus {MC}", without, POINTS, level),
         ]
     )
 
@@ -97,9 +97,9 @@ def _c14(table: Table) -> Decision:
 
     gap = table.behaviour(MCS, "nll_correct") - table.behaviour(MCS, "nll_incorrect")
     parts: list[Part] = [
-        above("median response length, mid - base", change("length_median"), 0.0, "tokens", level),
-        below("mean negative log-probability, mid - base", change("nll"), 0.0, "nats per token", level),
-        below("negative log-probability in mid, correct - incorrect", gap, 0.0, "nats per token", level),
+        above("median response length, mid minus base", change("length_median"), 0.0, "tokens", level),
+        below("mean negative log-probability, mid minus base", change("nll"), 0.0, "nats per token", level),
+        below("negative log-probability in mid, correct minus incorrect", gap, 0.0, "nats per token", level),
     ]
     return all_of(parts)
 

@@ -54,7 +54,7 @@ def _mismatch(table: Table) -> list[str]:
 
 
 def _attribution(table: Table) -> Part:
-    label = f"changed by {CONTROL} - by RL"
+    label = "attributed: changed by the fine-tuning control minus RL"
     differing = _mismatch(table)
     if differing:
         series = absent(f"{CONTROL} is no control of {RL}: {'; '.join(differing)}")
@@ -67,9 +67,9 @@ def _c7(table: Table) -> Decision:
     level = table.confidence
     mid, run = _percent(table, BASE, MCS), _percent(table, MCS, RL)
     observed = [
-        above(f"changed {BASE} -> {MCS} - changed {MCS} -> RL", mid - run, 0.0, "points", level),
-        above(f"dense: changed {BASE} -> {MCS}", mid, DENSE, "percent", level),
-        below(f"sparse: changed {MCS} -> RL", run, SPARSE, "percent", level),
+        above("changed by over 1%: mid-training minus RL", mid - run, 0.0, "points", level),
+        above("dense: changed by mid-training", mid, DENSE, "percent", level),
+        below("sparse: changed by RL", run, SPARSE, "percent", level),
     ]
     attribution = _attribution(table)
     ratio = table.l2(BASE, MCS).over(table.l2(MCS, RL), f"L2 of {MCS} -> RL")
@@ -92,7 +92,7 @@ def _c8(table: Table) -> Decision:
     return all_of(
         [
             above(
-                f"changed by more than {100 * t:g}%: {BASE} -> {MCS} - {MCS} -> RL",
+                f"changed by over {100 * t:g}%: mid-training minus RL",
                 _percent(table, BASE, MCS, t) - _percent(table, MCS, RL, t),
                 0.0,
                 "points",
@@ -161,7 +161,7 @@ def _c12(table: Table) -> Decision:
     return all_of(
         [
             above("share of the final L2 by 40% of the steps", front, FRONT, "share", level),
-            above("changed by over 1%: last snapshot - first", growth, 0.0, "points", level),
+            above("changed by over 1%: last snapshot minus first", growth, 0.0, "points", level),
         ],
         [note] if (table.spec(RL) or {}).get("optimizer", {}).get("schedule") == "linear" else [],
     )

@@ -66,8 +66,6 @@ def divergence(records: Records) -> Section:
         columns=1,
         height=280,
     )
-    by_layer = figures.draw(_layer_panels(records, pairs), columns=3, height=270)
-    against = figures.draw([_threshold_panel(records, pairs)], columns=1, height=330)
     drawings = [
         Drawing(
             "divergence",
@@ -78,13 +76,13 @@ def divergence(records: Records) -> Section:
         ),
         Drawing(
             "layers",
-            by_layer,
+            figures.draw(_layer_panels(records, pairs), columns=3, height=270),
             "Distance per layer on a log scale: parallel lines mean that a transition spreads alike over depth.",
             "Distance by layer",
         ),
         Drawing(
             "thresholds",
-            against,
+            figures.draw([_threshold_panel(records, pairs)], columns=1, height=330),
             "Share of elements that count as unchanged when the threshold grows: a gap that stays open from left "
             "to right does not hang on the choice of 1%.",
             "Sparsity against threshold",

@@ -129,10 +129,9 @@ def time_spent(records: Records) -> Section:
     figure = draw([Panel(title="", y="seconds", bars=bars)], columns=1, height=320)
     axis = {**figure["layout"]["xaxis"], "categoryorder": "array", "categoryarray": longest, "tickangle": -40}
     figure["layout"] |= {"barmode": "overlay", "xaxis": axis}
-    for trace in figure["data"]:
-        trace["hovertemplate"] = "%{x}<br>%{y:.1f} s<extra></extra>"
-    rows = [_kind_row(kind, found, whole) for kind, found in kinds.items()]
-    rows.sort(key=lambda row: -float(row[2].text.split()[0].replace(",", "")) if row[2].text[0].isdigit() else 0)
+    figure["data"] = [{**t, "hovertemplate": "%{x}<br>%{y:.1f} s<extra></extra>"} for t in figure["data"]]
+    by_time = sorted(kinds, key=lambda kind: -sum(float(record.get("seconds") or 0) for record in kinds[kind]))
+    rows = [_kind_row(kind, kinds[kind], whole) for kind in by_time]
     head = ["kind of step", "steps", "seconds", "share", "tokens", "tokens a second", "peak memory, MB"]
     more = f"; the {LONGEST_STEPS} longest of {len(steps)}" if len(steps) > LONGEST_STEPS else ""
     how = f"Each bar is a step, its seconds summed over seeds{more}; colours tell kinds of steps."

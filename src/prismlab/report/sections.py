@@ -119,26 +119,19 @@ def scores(records: Records) -> Section:
         "held-out text: lower is better."
     )
     table = Table(["checkpoint", *columns], rows, caption)
-    panels = [
-        Panel(
-            title=d,
-            y="percent",
-            bars=[
-                Bars(
-                    name=records.label(c),
-                    colour=colour(records.label(c)),
-                    values={records.label(c): records.interval(steps[c], lambda m, d=d: m.get("domains", {}).get(d))},
-                )
-                for c in order
-            ],
-        )
-        for d in domains
-    ]
-    for panel in panels:
-        assert panel.bars
+    panels = [_score_panel(records, steps, d) for d in domains]
     how = "Each bar is a checkpoint, whiskers are the intervals of the table: overlapping whiskers are no difference."
     drawings = [Drawing("scores", _overlaid(figures.draw(panels)), how, "Scores by domain")] if panels else []
     return Section("scores", "Scores", drawings=drawings, tables=[table])
+
+
+def _score_panel(records: Records, steps: Mapping[str, list[Found]], domain: str) -> Panel:
+    def bars(checkpoint: str) -> Bars:
+        label = records.label(checkpoint)
+        value = records.interval(steps[checkpoint], lambda m: m.get("domains", {}).get(domain))
+        return Bars(name=label, colour=colour(label), values={label: value})
+
+    return Panel(title=domain, y="percent", bars=[bars(checkpoint) for checkpoint in steps])
 
 
 def _overlaid(figure: Figure) -> Figure:
