@@ -4,8 +4,8 @@
 
 Every trial starts from an empty folder, is killed with its whole process group at a moment drawn uniformly over the
 undisturbed run's duration, and is run again to its end. Equal means: the same artifacts under the same fingerprints,
-every safetensors file, corpus and sample table equal byte for byte, and the same verdicts. Logs of speed (metrics.jsonl,
-TensorBoard, the page with its seconds) are not compared: they tell when a run happened.
+every safetensors file, corpus and sample table equal byte for byte, and the same verdicts. Logs of speed (metrics.jsonl
+or TensorBoard, the page with its seconds) are not compared: they tell when a run happened.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ def load_model(folder: Path, dtype: str = "float32", device: str | torch.device 
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder}: no *.safetensors; pickled weights are not read, convert them first")
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        # The library's types do not tell that output_loading_info makes it return a pair.
+        pair: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[dtype],
             use_safetensors=True,
@@ -48,6 +49,7 @@ def load_model(folder: Path, dtype: str = "float32", device: str | torch.device 
             local_files_only=True,
             output_loading_info=True,
         )
+        model, loaded = pair
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
     # A missing tensor would be filled with random numbers by the library: the worst of silent fallbacks.

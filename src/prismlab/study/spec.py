@@ -1,7 +1,7 @@
 """Every configuration of a study, as frozen models.
 
-A study file is YAML of exactly this shape. Unknown keys are refused, and every field states its unit and range beneath it.
-This module imports no torch: ``prism check`` and ``prism plan`` answer at once.
+A study file is YAML of exactly this shape. Unknown keys are refused, and every field states its unit and range beneath
+it. This module imports no torch: ``prism check`` and ``prism plan`` answer at once.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from prismlab.study.world import MicroSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Domain = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
@@ -30,9 +28,7 @@ class Spec(BaseModel):
 class BaseSpec(Spec):
     """A starting checkpoint: one of the tiny random ones, or any Hugging Face folder or model id."""
 
-    arch: (
-        Literal["llama", "mistral", "mistral-swa", "granite", "granite4", "granite4-h", "nemotron-h"] | None
-    ) = None
+    arch: Literal["llama", "mistral", "mistral-swa", "granite", "granite4", "granite4-h", "nemotron-h"] | None = None
     """Architecture of a tiny model with random weights and a byte tokenizer; excludes ``checkpoint``."""
     width: Annotated[int, Field(ge=16, le=4096, multiple_of=8)] = 128
     """Hidden size of the tiny model."""
@@ -159,7 +155,7 @@ class OptimizerSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """Next-token training on a mixture: ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` are names for one loop."""
+    """Next-token training on a mixture; ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` name one loop."""
 
     stage: Literal["pretrain", "midtrain", "finetune", "extend"]
     """What this training is called in the report."""

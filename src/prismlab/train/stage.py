@@ -59,7 +59,8 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     model = load_model(inputs["start"].model, "float32", world.device)
     tokenizer = load_tokenizer(inputs["start"].model)
     corpus = Corpus.open(inputs["corpus"].path)
-    _check_tokenizer(tokenizer, corpus, model.get_input_embeddings().weight.shape[0])
+    embedding: Any = model.get_input_embeddings()
+    _check_tokenizer(tokenizer, corpus, embedding.weight.shape[0])
     snapshots = snapshot_steps(spec["steps"], spec["snapshots"]) if world.rank == 0 else set()
 
     def after_step(step: int) -> None:
