@@ -29,7 +29,7 @@ TIMED = {"metrics.jsonl"}
 
 
 def command(study: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "prismlab.cli", "run", str(study), "--out", str(out)]
+    return [sys.executable, "-m", "prismlab", "run", str(study), "--out", str(out)]
 
 
 def end_state(out: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 
 def prism(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "prismlab.cli", *arguments], capture_output=True, text=True, timeout=900, check=False
+        [sys.executable, "-m", "prismlab", *arguments], capture_output=True, text=True, timeout=900, check=False
     )
 
 
@@ -41,7 +41,7 @@ def records(out: Path) -> dict[str, tuple[Path, dict]]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is killed with its workers once some artifacts are there, and then run to its end."""
     out = tmp_path_factory.mktemp("smoke")
-    arguments = [sys.executable, "-m", "prismlab.cli", "run", str(STUDY), "--out", str(out)]
+    arguments = [sys.executable, "-m", "prismlab", "run", str(STUDY), "--out", str(out)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 300
     while len(list(out.glob("artifacts/*/record.json"))) < 6 and time.monotonic() < deadline and process.poll() is None:
