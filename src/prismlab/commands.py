@@ -19,6 +19,7 @@ from prismlab.run.runner import Runner, Summary
 from prismlab.run.step import Artifact
 from prismlab.run.store import Store
 from prismlab.study.arms import ambiguous_arms, infer_arms
+from prismlab.study.check import leaks
 from prismlab.study.cost import Cost, Costs
 from prismlab.study.load import LoadedStudy, load_study
 from prismlab.study.pairs import trajectory_checkpoints
@@ -107,6 +108,7 @@ def _warnings(loaded: LoadedStudy) -> Iterator[str]:
                 yield f"bases.{name}: {revision or 'main'!r} can move; name a commit to pin the weights"
     if study.analyses.trajectory is not None and not trajectory_checkpoints(study):
         yield "analyses.trajectory: no RL checkpoint has 'snapshots' above 0"
+    yield from leaks(study, loaded.files)
     used = {name for mixture in study.mixtures.values() for name in mixture.weights}
     used |= {name for evaluation in study.evaluations.values() for name in evaluation.text}
     used |= set(study.analyses.cka.sources if study.analyses.cka else [])

@@ -11,7 +11,7 @@ import yaml
 from studies import STUDY, study, written
 
 from prismlab.errors import SpecError
-from prismlab.study.check import find_cycle
+from prismlab.study.check import find_cycle, leaks
 from prismlab.study.load import load_study
 from prismlab.study.starter import KINDS, starter, study_name
 
@@ -132,6 +132,46 @@ CASES = [
     ("claims/arms", {"base": "bas"}, ": claims.arms.base: no base or checkpoint 'bas'", "base"),
     ("claims/ids", ["C19"], ": claims.ids[0]: 'C19' is not allowed here; allowed: text that matches", None),
     ("sources/web/files", ["x.txt"], ": sources.web: give exactly one of 'micro', 'files' and 'hub'", None),
+    ("claims/arms", {"mid[CM]": "mid-mc"}, ": claims.arms.mid[CM]: no arm is called so; allowed: 'base', 'mid", None),
+    (
+        "checkpoints/base/steps",
+        10**30,
+        f": checkpoints.base.steps: 1{'0' * 30} is out of range",
+        None,
+    ),
+    ("checkpoints/base/steps", True, ": checkpoints.base: 'steps' is true or false", None),
+    ("seeds", [True], ": top level: 'seeds' is true or false", None),
+    ("micro/code_k", True, ": micro: 'code_k' is true or false", None),
+    ("checkpoints/base/nproc", 2, ": checkpoints.base: 'nproc' above 1 needs 'launch: torchrun'", None),
+    ("checkpoints/base/snapshots", 11, ": checkpoints.base: 11 'snapshots' are more than the 10 'steps'", None),
+    (
+        "checkpoints/base/optimizer",
+        {"warmup": 11},
+        ": checkpoints.base: 'optimizer.warmup' of 11 steps",
+        None,
+    ),
+    ("checkpoints/rl/optimizer", {"warmup": 11}, ": checkpoints.rl: 'optimizer.warmup' of 11 steps", None),
+    ("checkpoints/base/optimizer", {"betas": [0.9]}, ": checkpoints.base.optimizer.betas: too few entries", None),
+    (
+        "checkpoints/base/optimizer",
+        {"betas": [0.9, 1]},
+        ": checkpoints.base.optimizer.betas[1]: 1 is out",
+        None,
+    ),
+    (
+        "evaluations/core/tasks",
+        ["programs", "programs"],
+        ": evaluations.core.tasks: 'programs' stands",
+        None,
+    ),
+    (
+        "scorings/all/tasks",
+        ["addition"] * 2 + ["programs", "elements"],
+        ": scorings.all.tasks: 'addition' stands",
+        None,
+    ),
+    ("prompts/mc/tasks", ["addition", "addition"], ": prompts.mc.tasks: 'addition' stands there twice", None),
+    ("analyses/cka/sources", ["web", "web"], ": analyses.cka.sources: 'web' stands there twice", None),
     ("sources", [], ": sources: [] is of the wrong type; allowed: a mapping of names", None),
 ]
 
@@ -196,12 +236,52 @@ TEXTS = [
     (HEAD + "x: [" + "*a, " * 2 + "]\n", ":3: not YAML: found undefined alias"),
     (HEAD + "x: &a 1\ny: [" + ", ".join(["*a"] * 300) + "]\n", ":4: more than 256 aliases"),
     (HEAD + "x: " + "[" * 60 + "]" * 60 + "\n", ":3: nested deeper than 32 levels"),
+    (HEAD + "x: [" + "1, " * 100_001 + "]\n", ":3: more than 100000 values"),
+    (HEAD + "description: !!binary aGk=\n", ":3: the tag !!binary is refused"),
+    (HEAD + 'description: "\\ud800"\n', ":3: half of a surrogate pair"),
+    (HEAD + "seeds: [010]\n", ":3: 010 would be read as a number in another base"),
+    (HEAD + "seeds: [1:30]\n", ":3: 1:30 would be read as a number in another base"),
     (HEAD + "? [a, b]\n: 1\n", ":3: a key is a list or a mapping"),
     (HEAD + "x: [1, 2\n", "not YAML: expected ',' or ']'"),
     ("- a\n- b\n", ": the file is a list, not a mapping"),
     ("", ": the file is empty, not a mapping"),
     ("name: x\tbases\n  y: \t- 1\n: :", "not YAML"),
 ]
+
+
+def test_rows_are_split_evenly_over_processes(tmp_path: Path) -> None:
+    data = changed("checkpoints/base/launch", "torchrun")
+    data["checkpoints"]["base"]["nproc"] = 3
+    assert "4 'rows' cannot be split over 3 processes" in refused(tmp_path, data)[0]
+    data["checkpoints"]["base"]["nproc"] = 2
+    load_study(written(tmp_path, data))
+
+
+def test_rows_both_evaluated_and_trained_on_are_told(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    fields = {"question": "q", "answer": "a"}
+    task: dict[str, Any] = {"domain": "math", "verifier": "number", "fields": fields}
+    data = study()
+    data["tasks"] |= {"own": {**task, "files": ["test.jsonl"]}, "other": {**task, "files": ["train.jsonl"]}}
+    data["evaluations"]["core"]["tasks"].append("own")
+    data["scorings"]["all"]["tasks"].append("other")
+
+    def told() -> list[str]:
+        loaded = load_study(written(tmp_path, data))
+        return [line.partition(" is ")[2].split(":")[0] for line in leaks(loaded.study, loaded.files)]
+
+    assert told() == [], "two files, and tasks of the micro world, which parts its own"
+    data["tasks"]["other"]["files"] = ["t*.jsonl"]
+    assert told() == ["evaluated, and tasks.other, read from the same rows, is scored for RL prompts"]
+    data["sources"]["own"] = {"domain": "math", "fields": fields, "files": ["test.jsonl"]}
+    data["mixtures"]["mc"]["weights"]["own"] = 1
+    assert told()[1:] == ["evaluated, and sources.own, read from the same rows, is trained on"]
+    hub = {"id": "a/b", "revision": "main", "split": "test"}
+    data["sources"]["own"] = {"domain": "math", "fields": fields, "hub": hub}
+    for name, split in (("own", "test"), ("other", "train")):
+        data["tasks"][name] = {**task, "hub": {**hub, "revision": "v1", "split": split}}
+    assert told() == ["evaluated, and sources.own, read from the same rows, is trained on"]
 
 
 @pytest.mark.parametrize(("text", "message"), TEXTS)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from prismlab.study.explain import problem
-from prismlab.study.spec import CheckpointSpec, MergeSpec, PromptSpec, RLSpec, TrainSpec
+from prismlab.study.spec import CheckpointSpec, MergeSpec, PromptSpec, RLSpec, SourceSpec, TaskSpec, TrainSpec
 from prismlab.study.study import Study
+
+_ARM = re.compile(r"(base|mid\[(?=[MCS])M?C?S?\])(>(rl|finetune)\[(?=[MCS])M?C?S?\])*$")
+_ARM_RULE = "'base', 'mid[MC]', 'mid[MC]>rl[MCS]' and the like: letters of M, C, S in this order"
 
 
 def starts_of(spec: CheckpointSpec) -> list[str]:
@@ -19,6 +25,12 @@ def _refer(where: str, names: Iterable[str], known: Iterable[str], what: str) ->
     for name in names:
         if name not in options:
             yield problem(where, f"no {what} {name!r}", options, name)
+
+
+def _once(where: str, names: Iterable[str]) -> Iterator[str]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        yield f"{where}: {twice[0]!r} stands there twice and would count twice; name it once"
 
 
 def _checkpoints(study: Study) -> Iterator[str]:
@@ -39,6 +51,7 @@ def _checkpoints(study: Study) -> Iterator[str]:
 
 def _prompt_set(name: str, spec: PromptSpec, study: Study) -> Iterator[str]:
     here = f"prompts.{name}"
+    yield from _once(f"{here}.tasks", spec.tasks)
     yield from _refer(f"{here}.scoring", [spec.scoring], study.scorings, "scoring")
     scoring = study.scorings.get(spec.scoring)
     if scoring is None:
@@ -59,6 +72,7 @@ def _sampling(study: Study) -> Iterator[str]:
     for name, spec in study.scorings.items():
         yield from _refer(f"scorings.{name}.by", [spec.by], everything, "base or checkpoint")
         yield from _refer(f"scorings.{name}.tasks", spec.tasks, study.tasks, "task")
+        yield from _once(f"scorings.{name}.tasks", spec.tasks)
     for name, spec in study.prompts.items():
         yield from _prompt_set(name, spec, study)
     for name, spec in study.evaluations.items():
@@ -66,6 +80,8 @@ def _sampling(study: Study) -> Iterator[str]:
         yield from _refer(f"{here}.tasks", spec.tasks, study.tasks, "task")
         yield from _refer(f"{here}.text", spec.text, study.sources, "source")
         yield from _refer(f"{here}.checkpoints", spec.checkpoints or [], everything, "base or checkpoint")
+        yield from _once(f"{here}.tasks", spec.tasks)
+        yield from _once(f"{here}.text", spec.text)
         for both in set(spec.tasks) & set(spec.text):
             if study.tasks.get(both) and study.tasks[both].files is not None:
                 yield f"{here}: {both!r} is a task and a source, and each has files; name one of them otherwise"
@@ -84,6 +100,7 @@ def _analyses(study: Study) -> Iterator[str]:
             yield from _refer(f"analyses.{key}[{number}]", row, everything, "base or checkpoint")
     if analyses.cka:
         yield from _refer("analyses.cka.sources", analyses.cka.sources, study.sources, "source")
+        yield from _once("analyses.cka.sources", analyses.cka.sources)
     if analyses.behaviour:
         wanted = analyses.behaviour.evaluation
         sampled = [name for name, spec in study.evaluations.items() if spec.tasks]
@@ -109,6 +126,8 @@ def _rest(study: Study) -> Iterator[str]:
     if study.claims.evaluation is not None:
         yield from _refer("claims.evaluation", [study.claims.evaluation], study.evaluations, "evaluation")
     for arm, name in study.claims.arms.items():
+        if not _ARM.match(arm):
+            yield problem(f"claims.arms.{arm}", "no arm is called so", _ARM_RULE)
         yield from _refer(f"claims.arms.{arm}", [name], [*study.bases, *study.checkpoints], "base or checkpoint")
 
 
@@ -156,3 +175,35 @@ def cross_problems(study: Study) -> list[str]:
             f"{cycle[0]}: a cycle, so nothing can come first: {' <- '.join(cycle)}; cut it at one 'from' or 'by'"
         )
     return found
+
+
+def _origin(spec: TaskSpec | SourceSpec, files: Sequence[Path]) -> set[object]:
+    """Files or a dataset's split that are read; empty for the micro world, which keeps its test items apart."""
+    if spec.hub is not None:
+        return {(spec.hub.id, spec.hub.config, spec.hub.split)}
+    return set(files) if spec.files is not None else set()
+
+
+def leaks(study: Study, files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Evaluated tasks whose rows are also trained on: as candidates for RL prompts, or as a source in a mixture.
+
+    Only the micro world keeps its own test items apart. Files and hub datasets are what the study says they are, so the
+    same file, or the same split, on both sides means training on test items.
+
+    Args:
+        study: the study.
+        files: as ``LoadedStudy.files``.
+    """
+    asked = dict.fromkeys(name for spec in study.evaluations.values() for name in spec.tasks)
+    scored = dict.fromkeys(name for spec in study.scorings.values() for name in spec.tasks)
+    mixed = dict.fromkeys(name for mixture in study.mixtures.values() for name in mixture.weights)
+    trained = {f"tasks.{name}": (study.tasks[name], "scored for RL prompts") for name in scored}
+    trained |= {f"sources.{name}": (study.sources[name], "trained on") for name in mixed}
+    for name in asked:
+        rows = _origin(study.tasks[name], files.get(f"tasks.{name}", ()))
+        for key, (spec, how) in trained.items():
+            if rows & _origin(spec, files.get(key, ())):
+                yield (
+                    f"tasks.{name} is evaluated, and {key}, read from the same rows, is {how}: "
+                    "that trains on test items; give the two other files or splits"
+                )

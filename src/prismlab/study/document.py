@@ -6,6 +6,7 @@ that unfold to something huge are refused, each with the line it stands on.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +21,13 @@ MAX_DEPTH = 32
 MAX_ALIASES = 256
 """Most uses of ``*anchor`` in one file."""
 MAX_NODES = 100_000
-"""Most values after every alias is unfolded: what validation would have to visit."""
+"""Most values, before and after every alias is unfolded: what validation would have to visit."""
 
-_MERGE = "tag:yaml.org,2002:merge"
 _YAML = "tag:yaml.org,2002:"
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value", "timestamp")
+"""Tags that plain YAML gives its values by itself."""
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*|0[xX][0-9a-fA-F_]+)$")
+"""Whole numbers that mean what they look like. YAML 1.1 reads 010 as 8 and 1:30 as 90."""
 
 
 class _Refused(Exception):
@@ -42,6 +46,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._depth = 0
         self._aliases = 0
+        self._nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = cast(Any, super()).peek_event()
@@ -49,6 +54,9 @@ class _Loader(yaml.SafeLoader):
             self._aliases += 1
             if self._aliases > MAX_ALIASES:
                 raise _Refused(f"more than {MAX_ALIASES} aliases; write the values out", event.start_mark)
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise _Refused(f"more than {MAX_NODES} values", event.start_mark)
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _Refused(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
@@ -88,15 +96,24 @@ def _unfolded(node: yaml.Node, sizes: dict[int, int], above: set[int]) -> int:
     return size
 
 
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    text = str(node.value)
+    if node.tag == _YAML + "int" and not _DECIMAL.match(text):
+        raise _Refused(f"{text} would be read as a number in another base; write it in decimals", node.start_mark)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise _Refused("half of a surrogate pair, which is no character; write the character itself", node.start_mark)
+
+
 def _check_tags(node: yaml.Node, seen: set[int]) -> None:
     if id(node) in seen:
         return
     seen.add(id(node))
-    known: set[str] = {str(tag) for tag in _Loader.yaml_constructors if tag is not None} | {_MERGE, _YAML + "value"}
-    if node.tag not in known:
+    if node.tag.removeprefix(_YAML) not in _PLAIN:
         shown = node.tag.replace(_YAML, "!!")
         raise _Refused(f"the tag {shown} is refused; allowed: plain YAML, no tags that build objects", node.start_mark)
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, yaml.ScalarNode):
+        _check_scalar(node)
+    elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             _check_tags(key, seen)
             _check_tags(value, seen)

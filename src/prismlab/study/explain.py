@@ -135,6 +135,8 @@ def _explain(error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         parent = key_path(_plain(loc[:-1])) or "top level"
         return problem(parent, f"unknown key {shown(loc[-1])}", keys_at(loc[:-1]), loc[-1])
+    if kind == "missing" and isinstance(loc[-1], int):
+        return f"{key_path(_plain(loc[:-1]))}: too few entries, number {loc[-1] + 1} is missing"
     if kind == "missing":
         return problem(key_path(_plain(loc[:-1])) or "top level", f"the key {loc[-1]!r} is missing")
     if kind == "union_tag_not_found":

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from prismlab.study.world import Spec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Domain = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Spec(BaseModel):
-    """Frozen, keyword-only, no unknown keys, no NaN; docstrings beneath fields are their descriptions."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False
-    )
+LARGEST = 10**9
+"""Largest count of anything: what is above it is a slip of the keyboard, and would overflow further down."""
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class BaseSpec(Spec):
@@ -140,18 +137,25 @@ class OptimizerSpec(Spec):
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
     """Shape of the decay after the warm-up."""
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Steps of linear warm-up."""
     final_lr_factor: Fraction = 0.1
     """Learning rate at the end, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """Decoupled weight decay; never on norms, biases and Mamba's A, D, dt."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    """Decay rates of AdamW's moments."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Decay rates of AdamW's moments, below 1."""
     eps: Positive = 1e-10
     """AdamW's epsilon."""
     clip: Positive | None = 1.0
     """Largest gradient norm; null for none."""
+
+
+def _within_steps(steps: int, warmup: int, snapshots: int) -> None:
+    if warmup > steps:
+        raise ValueError(f"'optimizer.warmup' of {warmup} steps is longer than the {steps} 'steps' of the run")
+    if snapshots > steps:
+        raise ValueError(f"{snapshots} 'snapshots' are more than the {steps} 'steps' of the run")
 
 
 class TrainSpec(Spec):
@@ -167,7 +171,7 @@ class TrainSpec(Spec):
     """Optimizer steps."""
     rows: Count = 128
     """Rows (sequences) a step, over all devices."""
-    seq_len: Annotated[int, Field(ge=8)] = 8192
+    seq_len: Annotated[int, Field(ge=8, le=LARGEST)] = 8192
     """Tokens a row."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """AdamW and its schedule."""
@@ -175,7 +179,7 @@ class TrainSpec(Spec):
     """Compute precision; master weights are always float32 and the saved checkpoint bf16."""
     micro_rows: Count | None = None
     """Rows a forward pass on one device; null for all of this device's rows at once."""
-    snapshots: Annotated[int, Field(ge=0)] = 0
+    snapshots: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Save bf16 weights this many times, evenly spaced, for trajectories."""
     launch: Literal["process", "torchrun"] = "process"
     """``torchrun`` starts ``nproc`` processes of this stage on this machine."""
@@ -185,6 +189,15 @@ class TrainSpec(Spec):
     """Write TensorBoard event files beside the JSON-lines metrics."""
     wandb: str | None = None
     """W&B project to log to; needs the package and a login."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainSpec:
+        _within_steps(self.steps, self.optimizer.warmup, self.snapshots)
+        if self.launch == "process" and self.nproc > 1:
+            raise ValueError("'nproc' above 1 needs 'launch: torchrun'")
+        if self.rows % self.nproc:
+            raise ValueError(f"{self.rows} 'rows' cannot be split over {self.nproc} processes: choose a multiple")
+        return self
 
     @property
     def tokens(self) -> int:
@@ -223,7 +236,7 @@ class RLSpec(Spec):
     """Optimizer steps."""
     prompts_per_step: Count = 64
     """Prompts a step."""
-    samples: Annotated[int, Field(ge=2)] = 16
+    samples: Annotated[int, Field(ge=2, le=LARGEST)] = 16
     """Responses per prompt: the group of GRPO."""
     max_new_tokens: Count = 15360
     """Longest response, in tokens."""
@@ -235,7 +248,7 @@ class RLSpec(Spec):
     """Weight of the KL penalty to the reference."""
     reference_mixup: Fraction = 0.6
     """Share of the policy in each soft update of the reference (*ours*)."""
-    reference_every: Annotated[int, Field(ge=0)] = 64
+    reference_every: Annotated[int, Field(ge=0, le=LARGEST)] = 64
     """Steps between soft updates of the reference (*ours*); 0 keeps it fixed."""
     epsilon_low: Positive = 0.2
     """Lower clip range (*ours*)."""
@@ -247,18 +260,23 @@ class RLSpec(Spec):
     """Taken from the reward of a response without a stop token (*ours*)."""
     repetition_penalty: Annotated[float, Field(ge=0.0)] = 0.1
     """Taken from the reward in proportion to the share of repeated n-grams (*ours*)."""
-    repetition_ngram: Annotated[int, Field(ge=2)] = 16
+    repetition_ngram: Annotated[int, Field(ge=2, le=LARGEST)] = 16
     """Tokens in an n-gram of the repetition penalty (*ours*)."""
     optimizer: OptimizerSpec = OptimizerSpec(lr=5e-7, schedule="linear", final_lr_factor=0.0, weight_decay=0.0)
     """AdamW and its schedule; decay, betas and epsilon are *ours*."""
     precision: Literal["float32", "bf16"] = "float32"
     """Compute precision; the saved checkpoint is bf16."""
-    snapshots: Annotated[int, Field(ge=0)] = 0
+    snapshots: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Save bf16 weights this many times, evenly spaced, for trajectories."""
     tensorboard: bool = True
     """Write TensorBoard event files beside the JSON-lines metrics."""
     wandb: str | None = None
     """W&B project to log to; needs the package and a login."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> RLSpec:
+        _within_steps(self.steps, self.optimizer.warmup, self.snapshots)
+        return self
 
 
 CheckpointSpec = Annotated[TrainSpec | MergeSpec | RLSpec, Field(discriminator="stage")]
@@ -311,7 +329,7 @@ class ScoringSpec(Spec):
     """Tasks whose training split gives the candidates."""
     candidates: Count = 256
     """Candidate prompts per task."""
-    samples: Annotated[int, Field(ge=2)] = 16
+    samples: Annotated[int, Field(ge=2, le=LARGEST)] = 16
     """Samples a prompt."""
     max_new_tokens: Count = 15360
     """Longest response, in tokens."""
@@ -330,9 +348,9 @@ class PromptSpec(Spec):
     """Tasks (and so domains) that the prompts come from."""
     mix: Literal["unbalanced", "balanced"] = "unbalanced"
     """``balanced`` brings each task to ``per_task`` with a random subset of prompts solved 0 times."""
-    min_correct: Annotated[int, Field(ge=0)] = 1
+    min_correct: Annotated[int, Field(ge=0, le=LARGEST)] = 1
     """Fewest correct samples of a chosen prompt."""
-    max_correct: Annotated[int, Field(ge=0)] | None = None
+    max_correct: Annotated[int, Field(ge=0, le=LARGEST)] | None = None
     """Most correct samples of a chosen prompt; null for all but every sample."""
     overrides: dict[Name, tuple[int, int]] = {}
     """Per task ``[min, max]`` correct; the study took math with exactly 1 of 16: ``[1, 1]``."""

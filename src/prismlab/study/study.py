@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from prismlab.study.spec import (
+    LARGEST,
     BaseSpec,
     CheckpointSpec,
     Count,
@@ -17,10 +18,9 @@ from prismlab.study.spec import (
     PromptSpec,
     ScoringSpec,
     SourceSpec,
-    Spec,
     TaskSpec,
 )
-from prismlab.study.world import MicroSpec
+from prismlab.study.world import MicroSpec, Spec
 
 THRESHOLDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Relative-change thresholds of the reference study (table 22)."""
@@ -51,9 +51,9 @@ class CkaSpec(Spec):
     """Inputs a set."""
     max_tokens: Count = 256
     """Tokens an input is cut to."""
-    resamples: Annotated[int, Field(ge=0)] = 20
+    resamples: Annotated[int, Field(ge=0, le=LARGEST)] = 20
     """Bootstrap resamples."""
-    resample_size: Annotated[int, Field(ge=4)] = 100
+    resample_size: Annotated[int, Field(ge=4, le=LARGEST)] = 100
     """Inputs a resample."""
     pairs: list[tuple[str, str]] | None = None
     """Pairs; null for the pairs of ``weights``."""

@@ -1,16 +1,42 @@
-"""Difficulty knobs of the micro world, shared by its training sources and its test tasks."""
+"""What every configuration is, and the difficulty knobs of the micro world, shared by its sources and its tasks."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class MicroSpec(BaseModel):
-    """How hard the generated tasks are. One set of knobs a study, so that sources and tests speak of one world."""
+def _holds_truth_value(value: object, annotation: object) -> bool:
+    """Whether a value, or one in its list, or one under the names of its mapping, is true or false."""
+    inside: list[object] = cast(list[object], value) if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        # What is no mapping of names is a part with keys of its own, which looks after itself.
+        inside = list(cast(dict[object, object], value).values()) if get_origin(annotation) is dict else []
+    return any(isinstance(one, bool) for one in inside)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+class Spec(BaseModel):
+    """Frozen, keyword-only, no unknown keys, no NaN; docstrings beneath fields are their descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_values_where_they_belong(cls, data: Any) -> object:
+        """Python takes true for 1, and YAML reads the bare words yes, no, on and off as truth values too."""
+        given = cast(dict[object, object], data) if isinstance(data, dict) else {}
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            if key in given and field.annotation is not bool and _holds_truth_value(given[key], field.annotation):
+                raise ValueError(f"{key!r} is true or false (yes, no, on, off too): give a number, or quote the text")
+        return cast(object, data)
+
+
+class MicroSpec(Spec):
+    """How hard the generated tasks are. One set of knobs a study, so that sources and tests speak of one world."""
 
     math_min_digits: Annotated[int, Field(ge=1, le=6)] = 2
     """Fewest digits of an addend."""
