@@ -76,6 +76,10 @@ def test_new_then_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         (["report", "study.yaml"], "nothing is built yet; 'prism run study.yaml' builds it"),
         (["run", "study.yaml", "--jobs", "0"], "greater than or equal to 1"),
         (["rnu"], "No such command 'rnu'"),
+        (["run", "study.yaml", "--out", "study.yaml"], "study.yaml: cannot be made or written: File exists"),
+        (["run", "study.yaml", "--out", "study.yaml/deeper"], "deeper: cannot be made or written: Not a directory"),
+        (["run", "study.yaml", "--out", "."], "no run folder, it holds 'bad.yaml'; take a new or empty folder with"),
+        (["show", ""], "prism: no artifact or step '' in runs/"),
     ],
 )
 def test_mistakes_exit_with_2(
@@ -160,6 +164,46 @@ def test_a_stage_error_is_2_and_a_fault_of_ours_1(
     error = capsys.readouterr().err
     assert "Traceback" in error
     assert "KeyError: 'oops'" in error
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ("OSError(28, 'No space left on device')", "the disk is full; free some space"),
+        ("RuntimeError('I/O error: No space left on device (os error 28)')", "the disk is full; free some space"),
+        ("PermissionError(13, 'Permission denied', 'x.bin')", "x.bin: not allowed; take another folder"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_no_fault_of_ours(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: str, message: str
+) -> None:
+    from prismlab.study import stages
+
+    (home / "wrong.py").write_text(f"def run(config, inputs, out, progress): raise {raised}\n")
+    monkeypatch.syspath_prepend(str(home))
+    monkeypatch.delitem(sys.modules, "wrong", raising=False)
+    monkeypatch.setitem(stages.STAGES, "corpus", ("wrong:run", 1))
+    assert call(monkeypatch, "run", "study.yaml", "--in-process") == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_ended_branch_is_told_once_and_exits_with_0(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prismlab.study import stages
+
+    (home / "ends.py").write_text(
+        "from prismlab.errors import EndBranch\n"
+        "def run(config, inputs, out, progress): raise EndBranch('nothing to learn')\n"
+    )
+    monkeypatch.syspath_prepend(str(home))
+    monkeypatch.setitem(stages.STAGES, "train", ("ends:run", 1))
+    for _ in range(2):
+        assert call(monkeypatch, "run", "study.yaml", "--in-process") == 0
+        out = capsys.readouterr().out
+        assert out.count("\nended train/base/s0: nothing to learn\n") == 1
+        assert "\nskipped, for want of what ended: evaluation/core@base/s0\n" in out
+        assert "report: " in out.splitlines()[-1]
 
 
 def test_ctrl_c_says_how_to_go_on(home: Path) -> None:

@@ -14,6 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="Prism: a laboratory for LLM mid-training, from one study file to a report of decided claims.",
     epilog="Examples:  prism new study.yaml  |  prism check study.yaml  |  prism run study.yaml --jobs 2  |  "
@@ -161,7 +162,7 @@ def _complain(text: str) -> None:
 
 def main() -> None:
     """Run ``prism``: exit code 0, 2 for what the user can mend (two lines at most), 130 for Ctrl-C, 1 for our fault."""
-    from prismlab.errors import PrismError
+    from prismlab.errors import PrismError, place_trouble
 
     try:
         app(prog_name="prism")
@@ -173,6 +174,10 @@ def main() -> None:
             _complain("prism: stopped; run the same command again to go on")
         raise
     except Exception as error:
+        trouble = place_trouble(error)
+        if trouble is not None:
+            _complain(f"prism: {trouble}")
+            sys.exit(2)
         detail = getattr(error, "detail", None)
         if detail is None:
             raise

@@ -63,7 +63,7 @@ def _store(loaded: LoadedStudy, out: Path | None) -> Store:
 
 
 def _planned(loaded: LoadedStudy, store: Store, threads: int | None) -> Plan:
-    return plan_study(loaded, threads=threads, hash_cache=store.root / "hashes.json")
+    return plan_study(loaded, threads=threads, hash_cache=store.hash_cache)
 
 
 def write_starter(file: Path, kind: str) -> None:
@@ -72,7 +72,10 @@ def write_starter(file: Path, kind: str) -> None:
         raise SpecError(f"{file}: is there already; take another name")
     if not file.parent.is_dir():
         raise SpecError(f"{file.parent}: no such folder; make it first")
-    file.write_text(starter(kind, study_name(file), file.name), encoding="utf-8")
+    try:
+        file.write_text(starter(kind, study_name(file), file.name), encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be written: {error.strerror}; take another place") from error
     put = "" if kind == "micro" else "put your own files in, then: "
     _say(f"wrote {file}; {put}prism check {file}")
 
@@ -122,7 +125,7 @@ def check_study(file: Path, *, artifacts: bool, out: Path | None) -> None:
     loaded = load_study(file)
     study = loaded.study
     store = _store(loaded, out)
-    plan = plan_study(loaded, hash_cache=store.root / "hashes.json", machine_text=lambda: "")
+    plan = plan_study(loaded, hash_cache=store.hash_cache, machine_text=lambda: "")
     kinds = Counter(step.kind for step in plan.steps)
     seeds = ", ".join(str(seed) for seed in study.seeds)
     _say(f"{file}: study {study.name!r}, seeds {seeds}")
@@ -233,8 +236,11 @@ def _ending(summary: Summary, store: Store) -> None:
             ["kind", "steps", "time"], [[r["kind"], str(r["steps"]), seconds_text(r["seconds"])] for r in rows], (1, 2)
         )
     for step in summary.steps:
-        if step["status"] in ("ended", "skipped"):
-            _say(f"{step['status']} {step['id']}: {step.get('reason', '')}")
+        if step["status"] != "skipped" and "reason" in step:
+            _say(f"ended {step['id']}: {step['reason']}")
+    skipped = [step["id"] for step in summary.steps if step["status"] == "skipped"]
+    if skipped:
+        _say(f"skipped, for want of what ended: {', '.join(skipped)}")
     _say(f"\n{len(summary.steps)} steps in {seconds_text(summary.seconds)}, artifacts in {store.artifacts}")
     if summary.report:
         _say(f"report: {summary.report}")
@@ -253,12 +259,12 @@ def show_status(file: Path, *, out: Path | None, threads: int | None) -> None:
         rows.append([step_id, states[step_id], name])
     _table(["step", "state", "artifact"], rows)
     _say("\n" + ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items()))
-    if store.root.is_dir():
-        try:
-            with store.lock():
-                _say("no run is going on")
-        except StoreError as error:
-            _say(f"a run is going on: {str(error).partition('; ')[0]}")
+    holder = store.holder()
+    _say("no run is going on" if holder is None else f"a run is going on: {holder}")
+
+
+SHORTEST_PREFIX = 4
+"""Fewest digits by which ``prism show`` takes a word for the front part of a fingerprint."""
 
 
 def _search(what: str, out: Path | None) -> list[Path]:
@@ -267,7 +273,8 @@ def _search(what: str, out: Path | None) -> list[Path]:
         return [Path(what).absolute()]
     roots = [out] if out is not None else sorted(path for path in Path("runs").glob("*") if path.is_dir())
     folders = [folder for root in roots for folder in Store(root).all()]
-    named = [folder for folder in folders if folder.name == what or folder.name.rpartition("-")[2].startswith(what)]
+    fits = len(what) >= SHORTEST_PREFIX
+    named = [f for f in folders if f.name == what or (fits and f.name.rpartition("-")[2].startswith(what))]
     if named:
         return named
     found: list[tuple[str, Path]] = []
@@ -276,7 +283,7 @@ def _search(what: str, out: Path | None) -> list[Path]:
             record = Store(folder.parents[1]).read(folder).record
         except StoreError:
             continue
-        if record["name"] == what or record["name"].startswith(what.rstrip("/") + "/"):
+        if record["name"] == what or (what and record["name"].startswith(what.rstrip("/") + "/")):
             found.append((record["started"], folder))
     return [folder for _, folder in sorted(found)]
 

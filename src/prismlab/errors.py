@@ -6,6 +6,27 @@ exits with code 2, because the user can mend the cause. Anything else that escap
 
 from __future__ import annotations
 
+import errno
+
+_PLACES = {
+    errno.ENOSPC: "the disk is full; free some space ('prism gc' helps) and run again",
+    errno.EDQUOT: "your disk quota is used up; free some space ('prism gc' helps) and run again",
+    errno.EROFS: "the file system cannot be written; take another folder with --out",
+    errno.EACCES: "not allowed; take another folder with --out, or have its rights changed",
+    errno.EPERM: "not allowed; take another folder with --out, or have its rights changed",
+    errno.ENOTDIR: "a file is where a folder should be; take another folder with --out",
+}
+
+
+def place_trouble(error: BaseException) -> str | None:
+    """What a user can do about a place where nothing can be written; None for every other error.
+
+    Libraries in other languages tell a full disk in their own exception, so its text counts too.
+    """
+    if isinstance(error, OSError) and error.errno in _PLACES:
+        return f"{error.filename}: {_PLACES[error.errno]}" if error.filename else _PLACES[error.errno]
+    return _PLACES[errno.ENOSPC] if "No space left on device" in str(error) else None
+
 
 class PrismError(Exception):
     """Base of every error that the user can mend."""

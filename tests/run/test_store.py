@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -146,3 +148,44 @@ def test_a_second_run_stops_and_names_the_holder_and_a_dead_holder_is_followed(t
     assert f'"pid": {holder.pid}' in (tmp_path / "lock").read_text(), "the dead holder's name is still in the file"
     with store.lock():
         assert f'"pid": {os.getpid()}' in (tmp_path / "lock").read_text()
+
+
+def test_asking_who_holds_the_lock_writes_nothing_and_keeps_no_run_away(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    assert store.holder() is None
+    assert not store.root.exists()
+    with store.lock():
+        told = store.holder()
+        assert told is not None
+        assert f"process {os.getpid()}" in told
+    text = (store.root / "lock").read_text()
+    assert store.holder() is None
+    assert (store.root / "lock").read_text() == text
+    with (store.root / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
+        with store.lock():
+            pass
+
+
+def test_somebody_elses_folder_is_no_run_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "mine.txt").write_text("mine")
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(StoreError, match=r"no run folder, it holds 'thesis.tex'; take a new"), store.lock():
+        pytest.fail("took a folder that is not ours")
+    assert store.hash_cache is None
+    (tmp_path / "lock").write_text("not JSON")
+    with pytest.raises(StoreError, match="no run folder"), store.lock():
+        pytest.fail("took a folder that is not ours")
+    assert (tmp_path / "tmp" / "mine.txt").exists()
+    (tmp_path / "lock").unlink()
+    (tmp_path / "thesis.tex").unlink()
+    with store.lock():
+        store.prepare()
+    (tmp_path / "notes.txt").write_text("put there later")
+    with store.lock():
+        assert store.hash_cache == tmp_path / "hashes.json"
+    (tmp_path / "artifacts" / "thesis").mkdir()
+    assert list(store.all()) == [], "what is not called like an artifact is none, so gc leaves it alone"

@@ -213,7 +213,7 @@ class Runner:
             "seconds": record.get("seconds", 0.0),
             "built": built,
         }
-        text = reason or (outcome.reason if isinstance(outcome, Missing) else "")
+        text = reason or str(record.get("reason", ""))
         self._log[step.id] = {**entry, "reason": text} if text else entry
         if self._begun and not built:
             self._display.finished(step.id, status, 0.0, text)

@@ -14,14 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from prismlab.errors import StoreError
-from prismlab.run.lock import locked
+from prismlab.run.lock import holder, is_lock, locked
 from prismlab.run.step import Artifact
 from prismlab.study.content import hash_file
 from prismlab.study.steps import canonical
@@ -29,6 +30,8 @@ from prismlab.study.steps import canonical
 RECORD = "record.json"
 SCHEMA = 1
 """Version of the record's own layout."""
+_OURS = re.compile(r"lock|artifacts|tmp|tmp\.\d+|damaged|logs|run\.json|run\.json\.tmp|hashes\.json|hashes\.json\.\d+")
+_ARTIFACT = re.compile(r"[a-z]+-[0-9a-f]+")
 
 
 def _fsync(path: Path) -> None:
@@ -85,9 +88,31 @@ class Store:
         self.damaged = self.root / "damaged"
         self.logs = self.root / "logs"
 
-    def lock(self) -> AbstractContextManager[None]:
-        """The lock of the whole store; StoreError, naming the holder, if another run has it."""
-        return locked(self.root / "lock")
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Hold the lock of the whole store.
+
+        Raises:
+            StoreError: another run has it (the message names the holder), or the folder is one of somebody else's, in
+                which clearing up would delete what is not ours.
+        """
+        names = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
+        foreign = [name for name in names if not _OURS.fullmatch(name)]
+        if foreign and not is_lock(self.root / "lock"):
+            raise StoreError(
+                f"{self.root}: no run folder, it holds {foreign[0]!r}; take a new or empty folder with --out"
+            )
+        with locked(self.root / "lock"):
+            yield
+
+    def holder(self) -> str | None:
+        """Who holds the lock; None if nobody does."""
+        return holder(self.root / "lock")
+
+    @property
+    def hash_cache(self) -> Path | None:
+        """Where hashes of input files are remembered; None in a folder that no run has used yet."""
+        return self.root / "hashes.json" if is_lock(self.root / "lock") else None
 
     def prepare(self) -> None:
         """Make the folders and remove what a stopped run left half built. Call it under the lock."""
@@ -164,7 +189,7 @@ class Store:
     def all(self) -> Iterator[Path]:
         """Folders of all artifacts, damaged ones included."""
         if self.artifacts.is_dir():
-            yield from sorted(path for path in self.artifacts.iterdir() if path.is_dir())
+            yield from sorted(p for p in self.artifacts.iterdir() if p.is_dir() and _ARTIFACT.fullmatch(p.name))
 
     def commit(self, draft: Path, record: Mapping[str, Any]) -> Artifact:
         """Hash the files of ``draft``, write its record last and move it in place.

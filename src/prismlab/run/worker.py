@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import importlib
 import json
 import os
@@ -19,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from prismlab.errors import EndBranch, PrismError, StageError
+from prismlab.errors import EndBranch, PrismError, StoreError, place_trouble
 from prismlab.run.record import git, peak_memory_mb, reset_peak_memory, versions
 from prismlab.run.step import Artifact, Progress, Result, Stage
 from prismlab.run.store import Store
@@ -187,8 +186,9 @@ def execute(job: Job, progress: Progress) -> Done:
         seconds = round(time.monotonic() - clock, 3)
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            error = StageError(f"the disk of {store.root} is full; free some space ('prism gc' helps) and run again")
+        trouble = place_trouble(error)
+        if trouble is not None:
+            error = StoreError(f"{store.root}: {trouble}")
         traceback.print_exception(error)
         if isinstance(error, PrismError):
             return Done(status="failed", seconds=seconds, reason=str(error))

@@ -74,6 +74,9 @@ class FileHashes:
         if self._cache is None or not self._changed or not self._cache.parent.is_dir():
             return
         draft = self._cache.with_name(f"{self._cache.name}.{os.getpid()}")
-        draft.write_text(json.dumps(self._known, indent=0, sort_keys=True), encoding="utf-8")
-        draft.replace(self._cache)
+        try:
+            draft.write_text(json.dumps(self._known, indent=0, sort_keys=True), encoding="utf-8")
+            draft.replace(self._cache)
+        except OSError:
+            return  # Somebody else's run folder, or a full disk: the files are hashed again next time.
         self._changed = False
