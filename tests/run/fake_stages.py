@@ -49,6 +49,11 @@ def ranks(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, 
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     if config.get("fail") and rank == "1":
         raise StageError(config["fail"])
+    if config.get("die") and rank == "1":
+        os.kill(os.getpid(), config["die"])
+    if rank == "0" and (config.get("fail") or config.get("die")):
+        time.sleep(1 if config.get("fail") else 60)
+        raise ConnectionResetError("the other one is gone")
     if rank == "0":
         (out / "data.json").write_text(json.dumps({"size": size}))
     progress.advance()

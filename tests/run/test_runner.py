@@ -213,17 +213,24 @@ def test_the_longest_chain_comes_first() -> None:
     assert priorities(plan) == {"train/short/s0": 20, "train/long/s0": 40, "train/next/s0": 20, "evaluation/eval/s0": 8}
 
 
-@pytest.mark.parametrize("fail", [None, "rank one is unwell"])
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({}, None),
+        ({"fail": "rank one is unwell"}, "train/wide/s0: rank one is unwell"),
+        ({"die": 9}, "train/wide/s0: one of its 2 processes was killed by SIGKILL; most likely memory ran out"),
+    ],
+)
 def test_torchrun_starts_processes_and_the_first_one_reports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, object], message: str | None
 ) -> None:
     pytest.importorskip("torch")
     monkeypatch.setenv("PYTHONPATH", str(HERE))
-    step = fake("wide", entry="fake_stages:ranks", fail=fail)
+    step = fake("wide", entry="fake_stages:ranks", **told)
     step = type(step)(**{**step.__dict__, "nproc": 2})
     plan = plan_of(step, report=False)
-    if fail is not None:
-        with pytest.raises(StepFailed, match="train/wide/s0: rank one is unwell"):
+    if message is not None:
+        with pytest.raises(StepFailed, match=message):
             run_in_process(plan, tmp_path)
         return
     run_in_process(plan, tmp_path)

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from prismlab.run.step import Progress
-from prismlab.run.worker import Done, Job, Throttled, die_with_parent, execute, limit_threads, rank_main, relay
+from prismlab.run.worker import (
+    Done,
+    Job,
+    Throttled,
+    death_by,
+    die_with_parent,
+    execute,
+    limit_threads,
+    rank_main,
+    relay,
+)
 
 
 class Launcher(Protocol):
@@ -68,12 +78,10 @@ class _Worker:
 
 
 def _death(code: int | None) -> str:
-    """Why a worker is gone; on Linux a SIGKILL that nobody sent is the kernel's answer to memory running out."""
+    """Why a worker is gone."""
     if code is None or code >= 0:
         return f"its process ended by itself (exit code {code}); its log may say why"
-    name = signal.Signals(-code).name
-    hint = "; most likely memory ran out: fewer 'jobs' or 'micro_rows' need less" if -code == signal.SIGKILL else ""
-    return f"its process was killed by {name}{hint}; run the same command again to go on"
+    return f"its process was {death_by(-code)}"
 
 
 class WorkerPool:

@@ -6,10 +6,12 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,6 +27,8 @@ from prismlab.run.store import Store
 
 EVENT = "@prism "
 """Marks the lines by which a process under torchrun tells its progress."""
+_KILLED = re.compile(r"failed \(exitcode: -(\d+)\)")
+"""How torchrun tells that a process died of a signal."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -126,32 +130,62 @@ def relay(progress: Progress, name: str, arguments: list[Any]) -> None:
         progress.note(arguments[0])
 
 
+def death_by(code: int) -> str:
+    """What killed a process. On Linux a SIGKILL that nobody sent is the kernel's answer to memory running out."""
+    hint = "; most likely memory ran out: fewer 'jobs' or 'micro_rows' need less" if code == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(code).name}{hint}; run the same command again to go on"
+
+
+def _watch(errors: IO[str], killed: list[str]) -> None:
+    """Pass torchrun's error stream on to the log, and note who it says was killed; it then stops the others itself."""
+    for line in errors:
+        sys.stderr.write(line)
+        found = _KILLED.search(line)
+        if found is not None and int(found[1]) != signal.SIGTERM:
+            killed.append(death_by(int(found[1])))
+    sys.stderr.flush()
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """What the processes of a job file left behind, read and removed; a fault that one names outweighs a success."""
+    told: dict[str, Any] = {}
+    for suffix in (".answer", ".crash", ".error"):
+        written = file.with_suffix(suffix)
+        told |= json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+        written.unlink(missing_ok=True)
+    file.unlink()
+    return told
+
+
 def _torchrun(job: Job, out: Path, progress: Progress) -> tuple[Result, float | None]:
     """Run the stage in ``nproc`` processes on this machine; the first one writes and reports."""
     file = out.with_name(f"{out.name}.job.json")
     file.write_text(json.dumps({"job": asdict(job), "out": str(out)}), encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.nproc)]
     parent = os.getpid()
+    killed: list[str] = []
     with subprocess.Popen(
         [*launcher, "-m", "prismlab.run.launch", str(file)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         env={**os.environ, "OMP_NUM_THREADS": str(job.threads)},
         preexec_fn=lambda: die_with_parent(parent),
     ) as process:
-        assert process.stdout is not None
+        assert process.stdout is not None and process.stderr is not None  # noqa: PT018
+        errors = threading.Thread(target=_watch, args=(process.stderr, killed))
+        errors.start()
         for line in process.stdout:
             _forward(line, progress, sys.stdout)
-    answer, trouble = file.with_suffix(".answer"), file.with_suffix(".error")
-    told: dict[str, Any] = {}
-    for written in (answer, trouble):
-        told |= json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
-        written.unlink(missing_ok=True)
-    file.unlink()
+        errors.join()
+    told = _told(file)
     if told.get("ended") is not None:
         raise EndBranch(told["ended"])
     if told.get("failed") is not None:
         raise RankFailed(told["failed"])
+    if killed:
+        raise RankFailed(f"one of its {job.nproc} processes was {killed[0]}")
     if process.returncode != 0 or "metrics" not in told:
         raise RuntimeError(
             f"torchrun ended with {process.returncode}: {told.get('crashed', 'see the log of this step')}"
@@ -280,9 +314,10 @@ def rank_main(file: Path) -> int:
         answer = {"failed": str(error)}
     except Exception as error:
         traceback.print_exc()
-        answer = {"crashed": f"{type(error).__name__}: {error}"}
-    # Of several failures the last one written stays; any of them outweighs the first process's success.
+        trouble = place_trouble(error)
+        answer = {"crashed": f"{type(error).__name__}: {error}"} if trouble is None else {"failed": trouble}
+    # What the user can mend has a file of its own: a process that fails makes the others crash for want of it.
     draft = file.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(answer), encoding="utf-8")
-    draft.replace(file.with_suffix(".answer" if "metrics" in answer else ".error"))
+    draft.replace(file.with_suffix(".answer" if "metrics" in answer else ".crash" if "crashed" in answer else ".error"))
     return 0 if "metrics" in answer else 1
