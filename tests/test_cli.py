@@ -204,6 +204,26 @@ def test_an_ended_branch_is_told_once_and_exits_with_0(
         assert out.count("\nended train/base/s0: nothing to learn\n") == 1
         assert "\nskipped, for want of what ended: evaluation/core@base/s0\n" in out
         assert "report: " in out.splitlines()[-1]
+    assert call(monkeypatch, "report", "study.yaml") == 0
+    assert "are not in it" not in capsys.readouterr().err, "what ended needs no other run"
+
+
+def test_a_report_is_opened_where_there_is_a_browser_and_says_so_where_there_is_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    assert call(monkeypatch, "run", "../study.yaml", "--out", "../run", "--in-process", "--until", "base/tiny") == 0
+    asked: list[str] = []
+    for works in (True, False):
+        monkeypatch.setattr("webbrowser.open", lambda url, works=works: bool(asked.append(url)) or works)
+        capsys.readouterr()
+        assert call(monkeypatch, "report", "../study.yaml", "--out", "../run", "--open") == 0
+        told = capsys.readouterr()
+        assert told.out.startswith(str(home / "run" / "artifacts" / "report-"))
+        assert ("no browser could be opened here" in told.err) == (not works)
+        assert "3 steps are not in it; 'prism run ../study.yaml' builds them" in told.err or not works
+    assert asked[0] == Path(told.out.strip()).as_uri()
 
 
 def test_ctrl_c_says_how_to_go_on(home: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 from prismlab.errors import SpecError, StoreError
 from prismlab.run.launch import InProcess
 from prismlab.run.progress import display_for, seconds_text, where_the_time_went
-from prismlab.run.runner import Runner, Summary
+from prismlab.run.runner import NOT_BUILT, Runner, Summary
 from prismlab.run.step import Artifact
 from prismlab.run.store import Store
 from prismlab.study.arms import ambiguous_arms, infer_arms
@@ -311,14 +311,15 @@ def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: 
     with _opened(store):
         plan = _planned(loaded, store, threads)
         summary = Runner(plan, store, only=("claims", "report"), display=display_for(sys.stderr)).run()
-    absent = sum(step["status"] == "skipped" for step in summary.steps)
+    absent = sum(step.get("reason", "").endswith(NOT_BUILT) for step in summary.steps)
     if absent:
         typer.echo(f"{absent} steps are not in it; 'prism run {file}' builds them", err=True)
     _say(str(summary.report))
     if open_it and summary.report is not None:
         import webbrowser
 
-        webbrowser.open(Path(summary.report).as_uri())
+        if not webbrowser.open(Path(summary.report).as_uri()):
+            typer.echo("no browser could be opened here: open that file in one", err=True)
 
 
 def collect_garbage(file: Path, *, out: Path | None, threads: int | None, snapshots: bool, yes: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from fake_plans import diamond, end_state, fake, plan_of, prepared
 
 from prismlab.errors import StoreError
 from prismlab.run.launch import InProcess, WorkerPool
+from prismlab.run.progress import LineDisplay
 from prismlab.run.runner import Runner, StepCrashed, StepFailed, Summary, priorities
 from prismlab.run.store import Store
 from prismlab.study.steps import Plan
@@ -88,8 +90,11 @@ def test_a_flipped_byte_is_noticed_by_the_reader_and_rebuilt(tmp_path: Path) -> 
     folder = next(path for path in store.all() if store.read(path).record["name"] == "train/a/s0")
     victim = folder / "deep" / "more.bin"
     victim.write_bytes(b"\xff" + victim.read_bytes()[1:])
-    summary = run_in_process(diamond(b={"rate": 2}), tmp_path)
+    lines = io.StringIO()
+    summary = run_in_process(diamond(b={"rate": 2}), tmp_path, display=LineDisplay(lines))
     assert "train/a/s0" in built(summary)
+    assert "train/a/s0: moved to " in lines.getvalue()
+    assert "complete  report/test (5/5, " in lines.getvalue(), "a step that is built anew is not counted twice"
     assert (tmp_path / "damaged" / f"{folder.name}.0" / "deep" / "more.bin").read_bytes()[0] == 255
     assert {name: end_state(tmp_path)[name] for name in before} == before
 

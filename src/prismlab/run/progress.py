@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
+WAITS = "waits"
+"""Status of a step that found an input damaged and will be started again."""
+
+
 class Display(Protocol):
     """Shows a run. Its methods are called from the runner's thread; the progresses it gives, from worker threads."""
 
@@ -25,7 +29,11 @@ class Display(Protocol):
         ...
 
     def finished(self, step: str, status: str, seconds: float, reason: str) -> None:
-        """A step is complete, ended, failed, crashed, cached or skipped."""
+        """A step is complete, ended, failed, crashed, cached or skipped; or it waits again, which does not count."""
+        ...
+
+    def again(self, step: str, reason: str) -> None:
+        """A step that counted as finished is built anew."""
         ...
 
     def note(self, text: str) -> None:
@@ -47,6 +55,9 @@ class NoDisplay:
         return Silent()
 
     def finished(self, step: str, status: str, seconds: float, reason: str) -> None:
+        pass
+
+    def again(self, step: str, reason: str) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -104,9 +115,13 @@ class LineDisplay:
         return _Notes(self, step)
 
     def finished(self, step: str, status: str, seconds: float, reason: str) -> None:
-        self._count += 1
+        self._count += status != WAITS
         tail = f": {reason}" if reason else ""
         self.note(f"{status:<9} {step} ({self._count}/{self._total}, {seconds_text(seconds)}){tail}")
+
+    def again(self, step: str, reason: str) -> None:
+        self._count -= 1
+        self.note(f"{step}: {reason}, built anew")
 
     def note(self, text: str) -> None:
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -167,10 +182,15 @@ class BarDisplay:
     def finished(self, step: str, status: str, seconds: float, reason: str) -> None:
         if step in self._tasks:
             self.bars.remove_task(self._tasks.pop(step))
-        if self._whole is not None:
+        if self._whole is not None and status != WAITS:
             self.bars.update(self._whole, advance=1)
         tail = f": {reason}" if reason else ""
         self.note(f"{status:<9} {step} ({seconds_text(seconds)}){tail}")
+
+    def again(self, step: str, reason: str) -> None:
+        if self._whole is not None:
+            self.bars.update(self._whole, advance=-1)
+        self.note(f"{step}: {reason}, built anew")
 
     def note(self, text: str) -> None:
         self.bars.console.print(text, markup=False, highlight=False)

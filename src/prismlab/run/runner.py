@@ -14,7 +14,7 @@ from typing import Any
 
 from prismlab.errors import PrismError, StoreError
 from prismlab.run.launch import Launcher, WorkerPool, log_name
-from prismlab.run.progress import Display, NoDisplay, where_the_time_went
+from prismlab.run.progress import WAITS, Display, NoDisplay, where_the_time_went
 from prismlab.run.step import Artifact, Progress
 from prismlab.run.store import Store
 from prismlab.run.worker import Done, Job
@@ -24,6 +24,9 @@ KIND_WEIGHT = {"train": 20, "rl": 30, "evaluation": 8, "scoring": 8, "cka": 4, "
 """Rough length of a step by kind, in no unit: only for choosing which of several ready steps starts first."""
 NEEDS_SNAPSHOTS = ("trajectory",)
 """Kinds that cannot use an artifact whose snapshots were dropped."""
+
+NOT_BUILT = "not built yet"
+"""Reason of a step that is missing only because it was not to be built."""
 
 
 class StepFailed(PrismError):
@@ -171,7 +174,7 @@ class Runner:
                 outcome = outcome_of(step, settled.fingerprint, found.record)
                 self._decide(step, outcome, status="cached", artifact=found)
             elif self._only is not None and step.kind not in self._only:
-                self._decide(step, Missing(f"{step.id} is not built yet"), status="skipped", reason="not built yet")
+                self._decide(step, Missing(f"{step.id} is {NOT_BUILT}"), status="skipped", reason=NOT_BUILT)
             else:
                 del self._waiting[step.id]
                 self._ready[step.id] = settled
@@ -299,7 +302,7 @@ class Runner:
     def _rebuild(self, settled: Settled, damaged: _Damaged) -> None:
         """Put the step whose artifact is damaged, and the one that wanted to read it, back to the start."""
         source = self._steps[damaged.source]
-        self._display.finished(settled.step.id, "waits", 0.0, damaged.reason)
+        self._display.finished(settled.step.id, WAITS, 0.0, damaged.reason)
         self._waiting[settled.step.id] = settled.step
         if source.id not in self._outcomes:
             return  # Another reader has found it already.
@@ -308,8 +311,11 @@ class Runner:
         folder = damaged.artifact.path
         if damaged.artifact.record.get("dropped"):
             self._anew.add(source.id)
+            self._display.again(source.id, "for its snapshots")
         elif folder.exists():
-            self._display.note(f"{source.id}: moved to {self._store.set_aside(folder)}, built anew")
+            self._display.again(source.id, f"moved to {self._store.set_aside(folder)}")
+        else:
+            self._display.again(source.id, "gone")
         self._intact.discard(folder)
         del self._outcomes[source.id]
         self._waiting[source.id] = source

@@ -82,7 +82,7 @@ class Store:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = root.resolve()
         self.artifacts = self.root / "artifacts"
         self.building = self.root / "tmp"
         self.damaged = self.root / "damaged"
