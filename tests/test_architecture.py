@@ -33,6 +33,7 @@ ALLOWED = {
     "analyse": {"model", "data", "score"},
     "claims": set[str](),
     "report": {"claims"},
+    "__main__": {"cli"},
     "cli": {"commands"},
     "commands": {"study", "run", "claims"},
 }
