@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prismlab.data.items import Item
 from prismlab.run.step import Artifact
-from prismlab.study.spec import RLSpec
+from prismlab.study.checkpoints import RLSpec
 
 
 @pytest.fixture(autouse=True)

@@ -21,13 +21,13 @@ _bars.disable_progress_bar()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_model(folder: Path, dtype: str = "float32", device: str | torch.device = "cpu") -> PreTrainedModel:
+def load_model(folder: Path, dtype: str = "float32", device: torch.device | None = None) -> PreTrainedModel:
     """The causal language model in ``folder``, in evaluation mode.
 
     Args:
         folder: a Hugging Face folder with config and safetensors; pickled weights and remote code are refused.
         dtype: a key of ``DTYPES``; weights are converted when they are read.
-        device: where the weights go.
+        device: where the weights go; None for the first GPU, or the CPU where there is none.
 
     Raises:
         CheckpointError: no such folder, no safetensors, or weights that do not fit the configuration.
@@ -57,6 +57,8 @@ def load_model(folder: Path, dtype: str = "float32", device: str | torch.device 
         if loaded.get(problem):
             some = ", ".join(str(key) for key in sorted(loaded[problem], key=str)[:3])
             raise CheckpointError(f"{folder}: {problem.replace('_', ' ')} in the weights, for example {some}")
+    if device is None:
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return model.to(device).eval()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prismlab.study.check import starts_of
-from prismlab.study.spec import RLSpec, TrainSpec
+from prismlab.study.checkpoints import RLSpec, TrainSpec
 from prismlab.study.study import Study
 
 LETTERS = {"math": "M", "code": "C", "science": "S"}

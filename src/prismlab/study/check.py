@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from prismlab.study.checkpoints import CheckpointSpec, MergeSpec, RLSpec, TrainSpec
 from prismlab.study.explain import problem
-from prismlab.study.spec import CheckpointSpec, MergeSpec, PromptSpec, RLSpec, SourceSpec, TaskSpec, TrainSpec
+from prismlab.study.spec import PromptSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
 
 _ARM = re.compile(r"(base|mid\[(?=[MCS])M?C?S?\])(>(rl|finetune)\[(?=[MCS])M?C?S?\])*$")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from prismlab.study.check import starts_of
-from prismlab.study.spec import RLSpec, TrainSpec
+from prismlab.study.checkpoints import RLSpec, TrainSpec
 from prismlab.study.study import Study
 
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from prismlab.seeds import derive_seed
 from prismlab.study.arms import infer_arms
+from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.content import FileHashes
 from prismlab.study.load import LoadedStudy
 from prismlab.study.pairs import cka_pairs, direction_triples, evaluated, trajectory_checkpoints, weight_pairs
-from prismlab.study.spec import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
 from prismlab.study.study import THRESHOLDS
 

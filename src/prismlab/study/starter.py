@@ -174,7 +174,7 @@ checkpoints:
 
 _TASKS = """\
 tasks:
-  # verifier: number (the last one, after '####' if there is one), choice, exact or program
+  # verifier: number (the last one, after '####' if there is one), choice or exact
   word-problems-test:
     files: [data/math_test.jsonl]
     domain: math

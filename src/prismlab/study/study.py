@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from prismlab.study.checkpoints import CheckpointSpec
 from prismlab.study.spec import (
     LARGEST,
     BaseSpec,
-    CheckpointSpec,
     Count,
     EvaluationSpec,
     Fraction,
@@ -98,7 +98,7 @@ class ClaimsSpec(Spec):
     arms: dict[str, Name] = {}
     """Arm to checkpoint, where what ``prism check`` infers from the graph is not what you mean."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Level of every interval."""
+    """Level of the intervals over seeds, which decide; intervals within a seed (over items) are 95%."""
     general_margin: Annotated[float, Field(gt=0.0)] = 0.05
     """Loss of general ability that counts as retained, in bits per byte (C2)."""
 

@@ -1,0 +1,174 @@
+"""Configurations of the stages that make checkpoints: training, merging, RL."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prismlab.study.spec import LARGEST, Count, Decay, Fraction, Name, Positive, Spec
+
+
+class OptimizerSpec(Spec):
+    """AdamW and its schedule; defaults are the study's mid-training (table 16)."""
+
+    lr: Positive = 5e-5
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    """Shape of the decay after the warm-up."""
+    warmup: Annotated[int, Field(ge=0, le=LARGEST)] = 0
+    """Steps of linear warm-up."""
+    final_lr_factor: Fraction = 0.1
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    """Decoupled weight decay; never on norms, biases and Mamba's A, D, dt."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Decay rates of AdamW's moments, below 1."""
+    eps: Positive = 1e-10
+    """AdamW's epsilon."""
+    clip: Positive | None = 1.0
+    """Largest gradient norm; null for none."""
+
+
+def _within_steps(steps: int, warmup: int, snapshots: int) -> None:
+    if warmup > steps:
+        raise ValueError(f"'optimizer.warmup' of {warmup} steps is longer than the {steps} 'steps' of the run")
+    if snapshots > steps:
+        raise ValueError(f"{snapshots} 'snapshots' are more than the {steps} 'steps' of the run")
+
+
+class RLOptimizerSpec(OptimizerSpec):
+    """AdamW and its schedule for RL; defaults are the study's (table 21), decay, betas and epsilon are *ours*."""
+
+    lr: Positive = 5e-7
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "linear"
+    """Shape of the decay after the warm-up."""
+    final_lr_factor: Fraction = 0.0
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay; never on norms, biases and Mamba's A, D, dt."""
+
+
+class TrainSpec(Spec):
+    """Next-token training on a mixture; ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` name one loop."""
+
+    stage: Literal["pretrain", "midtrain", "finetune", "extend"]
+    """What this training is called in the report."""
+    start: Annotated[str, Field(alias="from")]
+    """A base or a checkpoint of this study."""
+    mixture: Name
+    """The mixture to train on."""
+    steps: Count
+    """Optimizer steps."""
+    rows: Count = 128
+    """Rows (sequences) a step, over all devices."""
+    seq_len: Annotated[int, Field(ge=8, le=LARGEST)] = 8192
+    """Tokens a row."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """AdamW and its schedule."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Compute precision; master weights are always float32 and the saved checkpoint bf16."""
+    micro_rows: Count | None = None
+    """Rows a forward pass on one device; null for all of this device's rows at once."""
+    snapshots: Annotated[int, Field(ge=0, le=LARGEST)] = 0
+    """Save bf16 weights this many times, evenly spaced, for trajectories."""
+    launch: Literal["process", "torchrun"] = "process"
+    """``torchrun`` starts ``nproc`` processes of this stage on this machine."""
+    nproc: Count = 1
+    """Processes under ``torchrun``."""
+    tensorboard: bool = True
+    """Write TensorBoard event files beside the JSON-lines metrics."""
+    wandb: str | None = None
+    """W&B project to log to; needs the package and a login."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainSpec:
+        _within_steps(self.steps, self.optimizer.warmup, self.snapshots)
+        if self.launch == "process" and self.nproc > 1:
+            raise ValueError("'nproc' above 1 needs 'launch: torchrun'")
+        if self.rows % self.nproc:
+            raise ValueError(f"{self.rows} 'rows' cannot be split over {self.nproc} processes: choose a multiple")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on."""
+        return self.steps * self.rows * self.seq_len
+
+
+class MergeSpec(Spec):
+    """Linear merge of checkpoints of this study."""
+
+    stage: Literal["merge"]
+    """The kind of stage."""
+    weights: Annotated[dict[Name, float], Field(min_length=2)]
+    """Weight per checkpoint; must sum to 1 unless ``allow_any_sum``."""
+    allow_any_sum: bool = False
+    """Accept weights that do not sum to 1."""
+
+    @model_validator(mode="after")
+    def _sum(self) -> MergeSpec:
+        total = sum(self.weights.values())
+        if not self.allow_any_sum and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"merge weights sum to {total:g}, not 1: mend them or set 'allow_any_sum: true'")
+        return self
+
+
+class RLSpec(Spec):
+    """GRPO with verifiable rewards; defaults are the study's (table 21), what it leaves open is marked *ours*."""
+
+    stage: Literal["rl"]
+    """The kind of stage."""
+    start: Annotated[str, Field(alias="from")]
+    """A base or a checkpoint of this study."""
+    prompts: Name
+    """The prompt set to train on."""
+    steps: Count = 1000
+    """Optimizer steps."""
+    prompts_per_step: Count = 64
+    """Prompts a step."""
+    samples: Annotated[int, Field(ge=2, le=LARGEST)] = 16
+    """Responses per prompt: the group of GRPO."""
+    max_new_tokens: Count = 15360
+    """Longest response, in tokens."""
+    temperature: Positive = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling mass."""
+    kl_beta: Annotated[float, Field(ge=0.0)] = 0.05
+    """Weight of the KL penalty to the reference."""
+    reference_mixup: Fraction = 0.6
+    """Share of the policy in each soft update of the reference (*ours*)."""
+    reference_every: Annotated[int, Field(ge=0, le=LARGEST)] = 64
+    """Steps between soft updates of the reference (*ours*); 0 keeps it fixed."""
+    epsilon_low: Positive = 0.2
+    """Lower clip range (*ours*)."""
+    epsilon_high: Positive = 0.272
+    """Upper clip range (*ours*)."""
+    ratio_cap: Positive | None = 2.0
+    """Cap of the trainer-to-sampler probability ratio; null for no correction."""
+    no_stop_penalty: Annotated[float, Field(ge=0.0)] = 0.1
+    """Taken from the reward of a response without a stop token (*ours*)."""
+    repetition_penalty: Annotated[float, Field(ge=0.0)] = 0.1
+    """Taken from the reward in proportion to the share of repeated n-grams (*ours*)."""
+    repetition_ngram: Annotated[int, Field(ge=2, le=LARGEST)] = 16
+    """Tokens in an n-gram of the repetition penalty (*ours*)."""
+    optimizer: RLOptimizerSpec = RLOptimizerSpec()
+    """AdamW and its schedule; decay, betas and epsilon are *ours*."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Compute precision; the saved checkpoint is bf16."""
+    snapshots: Annotated[int, Field(ge=0, le=LARGEST)] = 0
+    """Save bf16 weights this many times, evenly spaced, for trajectories."""
+    tensorboard: bool = True
+    """Write TensorBoard event files beside the JSON-lines metrics."""
+    wandb: str | None = None
+    """W&B project to log to; needs the package and a login."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> RLSpec:
+        _within_steps(self.steps, self.optimizer.warmup, self.snapshots)
+        return self
+
+
+CheckpointSpec = Annotated[TrainSpec | MergeSpec | RLSpec, Field(discriminator="stage")]
