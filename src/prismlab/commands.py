@@ -20,7 +20,7 @@ from prismlab.run.step import Artifact
 from prismlab.run.store import Store
 from prismlab.study.arms import ambiguous_arms, infer_arms
 from prismlab.study.check import leaks
-from prismlab.study.cost import Cost, Costs
+from prismlab.study.cost import Cost, Costs, passes
 from prismlab.study.load import LoadedStudy, load_study
 from prismlab.study.pairs import trajectory_checkpoints
 from prismlab.study.plan import plan_study
@@ -191,6 +191,10 @@ def show_plan(file: Path, *, out: Path | None, threads: int | None) -> None:
     whole = [costs.of(step) for step in plan.steps]
     trained = sum(costs.of(step).tokens or 0 for step in plan.steps if step.kind == "train")
     known = [cost.seconds for cost in left if cost.seconds is not None]
+    if epochs := passes(loaded.study):
+        _say()
+        cells = [[one.checkpoint, one.source, _number(one.tokens), f"{one.epochs:.3g}"] for one in epochs]
+        _table(["checkpoint", "source", "tokens", "epochs"], cells, right=(2, 3))
     _say(f"\n{len(plan.steps)} steps, {len(plan.steps) - len(left)} need no building, {len(left)} to build")
     _say(f"trained on: {trained:,} tokens; operations of all steps: {_number(sum(c.flops or 0 for c in whole))}")
     missing = len(left) - len(known)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prismlab.errors import SpecError
+from prismlab.study.checkpoints import TrainSpec
 from prismlab.study.load import LoadedStudy
 from prismlab.study.steps import Step
 from prismlab.study.study import Study
@@ -132,3 +134,39 @@ def recorded_tokens(record: Mapping[str, Any]) -> int | None:
         version=record["version"],
     )
     return step_tokens(step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How often a training run passes over a source whose size the mixture states."""
+
+    checkpoint: str
+    source: str
+    tokens: float
+    """Tokens of the run that this source gives."""
+    epochs: float
+    """Those tokens over the source's own size."""
+
+
+def passes(study: Study) -> list[Passes]:
+    """Passes over every source with a stated size (``tokens_in_source``), by checkpoint.
+
+    Raises:
+        SpecError: a source would be repeated more often than its mixture's ``max_epochs``.
+    """
+    found: list[Passes] = []
+    for name, spec in study.checkpoints.items():
+        if not isinstance(spec, TrainSpec):
+            continue
+        mixture = study.mixtures[spec.mixture]
+        whole = sum(mixture.weights.values())
+        for source, size in (mixture.tokens_in_source or {}).items():
+            tokens = spec.tokens * mixture.weights.get(source, 0.0) / whole
+            if tokens / size > mixture.max_epochs:
+                raise SpecError(
+                    f"checkpoints.{name}: source {source!r} would be repeated {tokens / size:.3g} times; mixtures."
+                    f"{spec.mixture}.max_epochs allows {mixture.max_epochs:g}: lower its weight or the steps"
+                )
+            if tokens:
+                found.append(Passes(checkpoint=name, source=source, tokens=tokens, epochs=tokens / size))
+    return found
