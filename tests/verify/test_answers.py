@@ -91,6 +91,24 @@ def test_number_verdicts() -> None:
     assert len(lenient(item("number", "7"), "9" * 100_000).reason) < 200
 
 
+@pytest.mark.parametrize(
+    "gold", [r"\frac{1}{2}", r"2\sqrt{3}", r"10,\!080", r"\left( 3, \frac{\pi}{2} \right)", "x^2", r"#### 3\pi"]
+)
+def test_a_formula_is_not_judged_by_its_last_number(gold: str) -> None:
+    written = last_number(gold)
+    assert written is not None
+    assert lenient(item("number", gold), f"The answer is {written}.") == Verdict(
+        score=None, verdict="no_verdict", reason=f"the item's answer {gold!r} is a formula, no number"
+    )
+
+
+def test_money_and_worked_answers_are_numbers() -> None:
+    assert lenient(item("number", r"\$32,348"), "32348").verdict == "right"
+    assert lenient(item("number", r"12\%"), "12%").verdict == "right"
+    assert lenient(item("number", r"\(7\)"), "7").verdict == "right"
+    assert lenient(item("number", "Since 2^3 = 8, she has\n#### 8"), "8").verdict == "right"
+
+
 @given(st.integers(-(10**12), 10**12), st.integers(0, 6), st.sampled_from(["{}", "= {}.", "${} dollars", "so #### {}"]))
 def test_any_written_number_is_found_again(whole: int, places: int, frame: str) -> None:
     value = Fraction(whole, 10**places)

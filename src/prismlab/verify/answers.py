@@ -93,7 +93,14 @@ def read_number(written: str) -> Fraction | None:
         return None
 
 
+_FORMULA = re.compile(r"\\[A-Za-z!,;:{]|\^")
+"""What only a formula holds: a command or a thin space of LaTeX, a power."""
+
+
 def _number(item: Judgeable, answer: str) -> Verdict:
+    if _FORMULA.search(item.answer.rpartition("####")[2]):
+        # Its last number is not its value: that of \frac{1}{2} is 2, and any answer that ends in 2 would be right.
+        return _no_verdict(f"the item's answer {_shown(item.answer)} is a formula, no number")
     written_gold = last_number(item.answer)
     gold = None if written_gold is None else read_number(written_gold)
     if gold is None:
@@ -231,9 +238,9 @@ def verify(item: Judgeable, response: str, strict_format: bool) -> Verdict:
     """Judge ``response``.
 
     Args:
-        item: its ``verifier`` says how: ``number`` compares the last number exactly, as rationals; ``choice`` the one
-            choice that is named; ``exact`` the text but for white space; ``program`` runs the answer on
-            ``meta["points"]``, a list of (x, y).
+        item: its ``verifier`` says how: ``number`` compares the last number exactly, as rationals (an item whose answer
+            is a formula has no verdict); ``choice`` the one choice that is named; ``exact`` the text but for white
+            space; ``program`` runs the answer on ``meta["points"]``, a list of (x, y).
         response: text of a model, whatever it holds.
         strict_format: only an answer inside the think format counts. Otherwise the answer is what follows the last
             ``</think>``, or the whole response where there is none.
