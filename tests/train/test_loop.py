@@ -113,6 +113,18 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_domain() -> None:
         list(train(model, Rows(16), SPEC, World()))
 
 
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_break(clip: float | None) -> None:
+    model = tiny()
+    before = [p.detach().clone() for p in model.parameters()]
+    model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    # One step: its loss is finite, and there is no later one that would be NaN.
+    spec = {**SPEC, "steps": 1, "optimizer": {**SPEC["optimizer"], "clip": clip}}
+    with pytest.raises(StageError, match=r"step 1: the gradient's norm is (inf|nan)"):
+        list(train(model, Rows(16), spec, World()))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 def test_rows_that_do_not_divide_among_processes_are_refused() -> None:
     with pytest.raises(StageError, match="4 rows a step cannot be split over 3 processes"):
         list(train(tiny(), Rows(16), SPEC, World(size=3)))

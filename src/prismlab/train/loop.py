@@ -135,7 +135,7 @@ def train(
         after_step: called with the number of steps done, for snapshots.
 
     Raises:
-        StageError: a loss that is not finite, or rows that do not divide among the processes.
+        StageError: a loss or gradient that is not finite, or rows that do not divide among the processes.
     """
     steps, rows, optimizer_spec = int(spec["steps"]), int(spec["rows"]), spec["optimizer"]
     optimizer = adamw(model, optimizer_spec)
@@ -163,7 +163,12 @@ def train(
                 f"step {step + 1}: loss is {loss} on rows of {', '.join(bad)}; lower 'optimizer.lr' or clip harder"
             )
         _average_gradients(model, world)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_spec["clip"] or math.inf)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_spec["clip"] or math.inf))
+        if not math.isfinite(norm):
+            # Clipping makes every gradient NaN then; after the last step no further loss would tell.
+            raise StageError(
+                f"step {step + 1}: the gradient's norm is {norm}; lower 'optimizer.lr' or train in float32"
+            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         after_step(step + 1)
@@ -173,6 +178,6 @@ def train(
             loss=loss,
             domains=_by_domain(losses, domains),
             lr=optimizer_spec["lr"] * factor,
-            grad_norm=float(norm),
+            grad_norm=norm,
             tokens_per_second=rows * int(spec["seq_len"]) / (time.perf_counter() - began),
         )
