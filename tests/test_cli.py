@@ -240,7 +240,7 @@ def test_ctrl_c_says_how_to_go_on(home: Path) -> None:
     time.sleep(0.5)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=20)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert error.strip().endswith("prism: stopped; run the same command again to go on")
     assert time.monotonic() - begin < 10

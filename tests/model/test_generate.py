@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from prismlab.errors import CheckpointError, StageError
+from prismlab.model import generate
 from prismlab.model.generate import Completion, SamplingSettings, TransformersSampler, prompt_ids
 from prismlab.run.step import Silent
 
@@ -354,3 +355,12 @@ def test_refusals() -> None:
             SamplingSettings(**({"max_new_tokens": 1} | wrong))
     assert sampler.sample([], 2, SamplingSettings(max_new_tokens=1), 0) == []
     assert isinstance(sampler.sample([[1]], 1, SamplingSettings(max_new_tokens=1), 0)[0][0], Completion)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("uniform", [None, torch.zeros(2, dtype=torch.float64)])
+def test_broken_weights_are_not_sampled_from(value: float, uniform: torch.Tensor | None) -> None:
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = value
+    with pytest.raises(StageError, match="NaN or infinite"):
+        generate._draw(logits, SamplingSettings(max_new_tokens=1), uniform)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 from dataclasses import dataclass, field
@@ -271,3 +272,32 @@ def test_no_score_is_best_where_all_are_equal(tmp_path: Path) -> None:
     text = page(world, tmp_path / "out")
     table = text[text.index('id="scores"') : text.index('id="mixtures"')]
     assert not re.search(r'class="n best"[^>]*>0\.0<', table)
+
+
+def test_an_axis_of_percents_ends_where_percents_do(parsed: Parsed) -> None:
+    """A t interval of three seeds reaches past 0 and 100; the picture does not."""
+    figure = figures(parsed)["scores"]
+    whiskers = [y + up for t in figure["data"] for y, up in zip(t["y"], t["error_y"]["array"], strict=True) if up]
+    ranges = [axis["range"] for key, axis in figure["layout"].items() if key.startswith("yaxis")]
+    assert len(ranges) == 3
+    assert all(low == 0 and 0 < high <= 104 for low, high in ranges)
+    assert max(high for _, high in ranges) == pytest.approx(1.04 * min(100, max(whiskers)))
+
+
+def test_the_head_counts_the_tokens_that_were_trained_on_alone(world: World, parsed: Parsed) -> None:
+    """Packing a corpus and sampling an evaluation train nothing."""
+    trained = [a for a in world.inputs.values() if a.kind in ("train", "rl")]
+    others = [a for a in world.inputs.values() if a.kind not in ("train", "rl")]
+    tokens = sum(a.record.get("tokens") or 0 for a in trained)
+    assert tokens and sum(a.record.get("tokens") or 0 for a in others)
+    facts = dict(zip(parsed.texts["dt"], parsed.texts["dd"], strict=True))
+    assert facts["tokens trained on"] == f"{tokens:,}"
+
+
+def test_every_tested_chip_says_which_part_its_number_is_of(world: World, text: str) -> None:
+    ledger = json.loads((world.inputs["claims/synthetic/s0"].path / "ledger.json").read_text())
+    about = {c["id"]: c["effect"]["label"] for c in ledger["claims"] if c["effect"] is not None}
+    assert len(about) >= 13
+    strip = html.unescape(text[text.index('<ul class="strip">') : text.index('id="pipeline"')])
+    for label in about.values():
+        assert f'<small class="about">{label}, must be ' in strip

@@ -38,7 +38,7 @@ def headline(records: Records) -> Headline:
     study, every = records.study, records_of(records)
     started = sorted(str(record["started"]) for record in every if record.get("started"))
     seconds = sum(float(record.get("seconds") or 0) for record in every)
-    tokens = sum(int(record.get("tokens") or 0) for record in every)
+    tokens = sum(int(one.artifact.record.get("tokens") or 0) for kind in ("train", "rl") for one in records.of(kind))
     versions: dict[str, str] = {}
     for record in every:
         versions |= {name: version for name, version in (record.get("versions") or {}).items() if version is not None}
@@ -48,7 +48,7 @@ def headline(records: Records) -> Headline:
         ("seeds", ", ".join(map(str, records.seeds))),
         ("steps", f"{len(every)} of {len(records.entries)}"),
         ("computing", duration(seconds)),
-        ("tokens", f"{tokens:,}" if tokens else NONE),
+        ("tokens trained on", f"{tokens:,}" if tokens else NONE),
         ("versions", named or NONE),
     ]
     return Headline(
@@ -62,7 +62,7 @@ def _training_cells(spec: Mapping[str, Any]) -> tuple[str, str, str]:
     if spec["stage"] == "merge":
         return NONE, NONE, " + ".join(f"{weight:g} {name}" for name, weight in spec["weights"].items())
     if spec["stage"] == "rl":
-        size = f"{spec['steps']:,} steps × {spec['prompts_per_step']} prompts × {spec['samples']}"
+        size = f"{spec['steps']:,} steps × {spec['prompts_per_step']} prompts × {spec['samples']} samples"
     else:
         size = f"{spec['steps'] * spec['rows'] * spec['seq_len']:,} tokens"
     return size, f"{spec['optimizer']['lr']:g}".replace("e-0", "e-"), data
@@ -187,7 +187,7 @@ def provenance(records: Records) -> Section:
         Table(head, steps, "Every artifact that this page and the ledger were made from.", folded=True),
     ]
     lead = "A fingerprint depends on configuration, inputs and data; the ledger's evidence links here."
-    return Section("provenance", "Provenance", lead=lead, tables=tables)
+    return Section("provenance", "Provenance", short="Records", lead=lead, tables=tables)
 
 
 def _record_row(one: Found) -> list[Cell]:

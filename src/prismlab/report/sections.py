@@ -9,7 +9,7 @@ from typing import Any
 from prismlab.report import figures
 from prismlab.report.figures import Bars, Figure, Line, Panel, colour
 from prismlab.report.records import Found, Records, in_order, json_lines, number
-from prismlab.report.text import percent, short, with_interval
+from prismlab.report.text import NONE, percent, short, with_interval
 from prismlab.stats import Interval
 
 
@@ -118,9 +118,14 @@ def scores(records: Records) -> Section:
         "best of a column is bold. Truncated responses hit the length limit. Bits per byte is the loss on "
         "held-out text: lower is better."
     )
+    if len(records.seeds) > 1:
+        caption += " With few seeds an interval can reach below 0 or above 100; none stands where all seeds agree."
     table = Table(["checkpoint", *columns], rows, caption)
     panels = [_score_panel(records, steps, d) for d in domains]
-    how = "Each bar is a checkpoint, whiskers are the intervals of the table: overlapping whiskers are no difference."
+    how = (
+        "Each bar is a checkpoint, whiskers are the intervals of the table, cut off at 0 and 100. Claims compare arms "
+        "seed by seed: two whiskers that overlap neither show nor rule out a difference."
+    )
     drawings = [Drawing("scores", _overlaid(figures.draw(panels)), how, "Scores by domain")] if panels else []
     return Section("scores", "Scores", drawings=drawings, tables=[table])
 
@@ -131,12 +136,26 @@ def _score_panel(records: Records, steps: Mapping[str, list[Found]], domain: str
         value = records.interval(steps[checkpoint], lambda m: m.get("domains", {}).get(domain))
         return Bars(name=label, colour=colour(label), values={label: value})
 
-    return Panel(title=domain, y="percent", bars=[bars(checkpoint) for checkpoint in steps])
+    drawn = [bars(checkpoint) for checkpoint in steps]
+    return Panel(title=domain, y="percent", bars=drawn, y_range=(0.0, _ceiling(drawn)))
+
+
+def _ceiling(drawn: Sequence[Bars]) -> float:
+    """Where an axis of percents ends: a little above the highest bar or whisker, at the latest just above 100."""
+    values = [value for bars in drawn for i in bars.values.values() for value in (i.value, i.hi) if value is not None]
+    return min(100.0, max(values, default=0.0)) * 1.04 or 1.0
+
+
+UNNAMED = 28
+"""Pixels that an axis saves whose names stand in the legend."""
 
 
 def _overlaid(figure: Figure) -> Figure:
     """One bar a category: names stand in the legend, so the axis needs none."""
     layout = {**figure["layout"], "barmode": "overlay"}
+    layout["height"] -= UNNAMED
+    layout["margin"] = {**layout["margin"], "b": layout["margin"]["b"] - UNNAMED}
+    layout["meta"] = {**layout["meta"], "unnamed": UNNAMED}
     for key, axis in layout.items():
         if key.startswith("xaxis"):
             layout[key] = {**axis, "showticklabels": False}
@@ -183,7 +202,7 @@ def mixtures(records: Records) -> Section:
     figure = figures.stacked(rows, _source_colours(domains), "percent of tokens")
     how = "Each row is a mixture as it was really drawn; each part is a source's share of the tokens."
     head = ["mixture", "source", "domain", "share", "tokens", "documents", "epochs"]
-    caption = f"Realised shares, seed {records.seeds[0]}; epochs are passes over a source."
+    caption = f"Realised shares, seed {records.seeds[0]}; epochs are passes over a source, {NONE} within the first."
     drawing = Drawing("mixtures", figure, how, "Shares of sources in mixtures")
     return Section("mixtures", "Mixtures", drawings=[drawing], tables=[Table(head, lines, caption, folded=True)])
 

@@ -282,7 +282,10 @@ class Trainer(GRPOTrainer):
         began = time.perf_counter()
         seed = derive_seed(self.args.seed, "rollout", self.state.global_step)
         with self.accelerator.autocast():
-            groups = self._sampler.sample(prompt_ids[::num_generations], num_generations, self._settings, seed)
+            try:
+                groups = self._sampler.sample(prompt_ids[::num_generations], num_generations, self._settings, seed)
+            except StageError as error:
+                raise StageError(f"RL step {self.state.global_step + 1}: {error}; lower 'optimizer.lr'?") from error
         self._completions = [completion for group in groups for completion in group]
         self._sampling_seconds = time.perf_counter() - began
         logps = [completion.sampler_logprobs for completion in self._completions]

@@ -21,5 +21,5 @@ STAGES: dict[str, tuple[str, int]] = {
     "behaviour": ("prismlab.analyse.behaviour:run", 1),
     "trajectory": ("prismlab.analyse.trajectory:run", 1),
     "claims": ("prismlab.claims.ledger:run", 1),
-    "report": ("prismlab.report.html:run", 1),
+    "report": ("prismlab.report.html:run", 2),
 }

@@ -37,10 +37,11 @@
   /* On a narrow screen panels stand in one column. */
   const arranged = (layout, width, names) => {
     const { panels, panel_height: row } = layout.meta;
-    if (width > 640 || panels < 2) return layout;
-    const foot = layout.showlegend ? 24 + 18 * names : 0;
-    const height = row * panels + 50 + foot, share = 1 / panels, out = { ...layout, height };
-    out.margin = { ...layout.margin, b: 50 + foot };
+    if (width > 640 || row === 0) return layout;
+    /* A panel takes 0.68 of its row, the rest holds what stands between it and the next: nothing, after the last. */
+    const foot = 50 - (layout.meta.unnamed || 0) + (layout.showlegend ? 24 + 18 * names : 0);
+    const plots = row * (panels - 0.32), share = row / plots, out = { ...layout, height: plots + 34 + foot };
+    out.margin = { ...layout.margin, b: foot };
     out.annotations = [...layout.annotations];
     for (let k = 0; k < panels; k += 1) {
       const suffix = k === 0 ? "" : String(k + 1);
