@@ -170,8 +170,6 @@ class TaskSpec(Spec):
             raise ValueError("a task from files or the hub needs 'domain', 'fields' and 'verifier'")
         if self.micro is None and self.verifier == "program":
             raise ValueError("'verifier: program' is for micro tasks alone; take number, choice or exact")
-        if self.verifier == "choice" and self.fields is not None and self.fields.choices is None:
-            raise ValueError("'verifier: choice' needs 'choices' in 'fields': the row's list of choices")
         return self
 
     @property
@@ -243,6 +241,9 @@ class EvaluationSpec(Spec):
     """Sources whose held-out documents are scored in bits per byte: the general ability that should be retained."""
     text_documents: Count = 64
     """Held-out documents a source."""
+    text_tokens: Annotated[int, Field(ge=2, le=LARGEST)] = 4096
+    """Tokens a document is cut to. Not more than the rows that the checkpoints were trained on: the loss behind them
+    tells how a model bears positions that it has never seen, not how well it knows the text."""
     checkpoints: list[str] | None = None
     """Which checkpoints; null for all."""
 
