@@ -32,6 +32,7 @@ SampleRow = dict[str, Any]
 SCHEMA = pa.schema(
     [
         ("item_id", pa.string()),
+        ("problem", pa.string()),
         ("task", pa.string()),
         ("domain", pa.string()),
         ("sample", pa.int32()),
@@ -48,7 +49,8 @@ SCHEMA = pa.schema(
         ("form_ok", pa.bool_()),
     ]
 )
-"""Columns of a sample record. ``tokens`` and ``nll`` include the stop token; ``nll`` and ``score`` may be null."""
+"""Columns of a sample record. ``problem`` is what items share that ask the same in other words, else the item's id;
+``tokens`` and ``nll`` include the stop token; ``nll`` and ``score`` may be null."""
 
 
 def mean_nll(completion: Completion) -> float | None:
@@ -62,6 +64,7 @@ def _row(item: Item, sample: int, prompt: Sequence[int], completion: Completion,
     verdict = verify(item, completion.text, strict_format)
     return {
         "item_id": item.id,
+        "problem": str(item.meta.get("problem", item.id)),
         "task": item.task,
         "domain": item.domain,
         "sample": sample,

@@ -17,7 +17,15 @@ from prismlab.run.step import Artifact, Silent
 
 
 def row(item: str, tokens: int, nll: float | None, score: float | None, task: str = "t", done: bool = True) -> Any:
-    return {"item_id": item, "task": task, "tokens": tokens, "finished": done, "nll": nll, "score": score}
+    return {
+        "item_id": item,
+        "problem": item,
+        "task": task,
+        "tokens": tokens,
+        "finished": done,
+        "nll": nll,
+        "score": score,
+    }
 
 
 ROWS = [
@@ -98,5 +106,5 @@ def test_rows_that_are_no_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(path)
     pq.write_table(pa.table({"item_id": ["a"]}), path)
-    with pytest.raises(DataError, match="'task' is missing"):
+    with pytest.raises(DataError, match="'problem' is missing"):
         read_rows(path)

@@ -92,6 +92,15 @@ def test_equal_values_decide_nothing() -> None:
         assert "one and the same value" in str(part.note)
 
 
+def test_equal_differences_of_scores_are_equal_whatever_their_last_bits() -> None:
+    """The share of 59 in 200 correct answers twice, from floats: rounding is no spread."""
+    values = [100.0 * (197 / 200) - 100.0 * (138 / 200), 100.0 * (171 / 200) - 100.0 * (112 / 200)]
+    assert values[0] != values[1]
+    part = above("x", Series(dict(enumerate(values))), 0.0, "points", 0.95)
+    assert (part.verdict, part.p, part.interval.lo, part.detectable) == ("inconclusive", None, None, None)
+    assert part.note is not None
+
+
 def test_no_value_is_not_tested() -> None:
     part = above("x", absent("the study has no arm y"), 0.0, "points", 0.95)
     assert (part.verdict, part.interval.value) == ("not_tested", None)

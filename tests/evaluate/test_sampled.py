@@ -15,7 +15,15 @@ from prismlab.evaluate.sampled import aggregate, mean_of, task_score
 def rows(scores: list[list[float | None]], task: str = "t", domain: str = "d", cut: int = 0) -> list[dict[str, Any]]:
     """One list of scores an item; the first ``cut`` samples have no stop token."""
     flat = [
-        {"item_id": str(i), "task": task, "domain": domain, "sample": s, "score": score, "finished": True}
+        {
+            "item_id": str(i),
+            "problem": str(i),
+            "task": task,
+            "domain": domain,
+            "sample": s,
+            "score": score,
+            "finished": True,
+        }
         for i, item in enumerate(scores)
         for s, score in enumerate(item)
     ]
@@ -114,3 +122,13 @@ def test_no_interval_from_one_item() -> None:
 def test_same_rows_same_numbers() -> None:
     some = rows([[1.0], [0.0], [1.0], [1.0]]) + rows([[0.0]] * 5 + [[1.0]], "u", "e")
     assert aggregate(some, 3) == aggregate(some, 3)
+
+
+def test_items_of_one_problem_are_resampled_together() -> None:
+    """Eight items that are two problems, each right or wrong as a whole, tell as much as two items."""
+    alone = [row | {"problem": str(i)} for i, row in enumerate(rows([[1.0]] * 4 + [[0.0]] * 4))]
+    paired = [row | {"problem": str(i // 4)} for i, row in enumerate(alone)]
+    by_item, by_problem = task_score(alone), task_score(paired)
+    assert by_item["value"] == by_problem["value"] == 50.0
+    assert by_problem["hi"] - by_problem["lo"] > 1.2 * (by_item["hi"] - by_item["lo"])
+    assert by_problem["items"] == 8

@@ -108,6 +108,14 @@ def test_long_document_is_scored_up_to_the_last_position() -> None:
     assert row["nll"] == pytest.approx(short["nll"])
 
 
+def test_no_position_behind_the_wanted_ones_is_scored() -> None:
+    model = build_model(tiny_config("llama", 32, 1, 258), seed=0).eval()
+    [row] = score_documents(model, TOKENIZER, "mine", ["abc" * 20], most=13)
+    assert (row["bytes"], row["tokens"]) == (12, 12)
+    [short] = score_documents(model, TOKENIZER, "mine", ["abc" * 4])
+    assert row["nll"] == pytest.approx(short["nll"])
+
+
 def test_first_token_without_a_start_is_context_only() -> None:
     tokenizer = bpe_with_bos()
     model = build_model(tiny_config("llama", 32, 1, len(tokenizer)), seed=0).eval()

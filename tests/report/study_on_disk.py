@@ -65,6 +65,7 @@ def _samples(path: Path, response: str) -> None:
     rows = [
         {
             "item_id": f"{domain}-{i}",
+            "problem": f"{domain}-{i}",
             "task": task,
             "domain": domain,
             "sample": 0,

@@ -20,7 +20,7 @@ from prismlab.stats import Floats, Statistic, cluster_bootstrap
 
 Row = Mapping[str, Any]
 
-COLUMNS = ("item_id", "task", "tokens", "finished", "nll", "score")
+COLUMNS = ("item_id", "problem", "task", "tokens", "finished", "nll", "score")
 """Columns of ``samples.parquet`` that are read."""
 
 
@@ -53,7 +53,7 @@ def describe(rows: Sequence[Row], confidence: float = 0.95, seed: int = 0) -> di
     """Behaviour over ``rows`` (sample rows of the house plan).
 
     Args:
-        rows: any number of samples; items are told apart by task and id.
+        rows: any number of samples; problems, which are resampled, are told apart by task and name.
         confidence: level of the intervals.
         seed: of the bootstrap.
 
@@ -65,7 +65,7 @@ def describe(rows: Sequence[Row], confidence: float = 0.95, seed: int = 0) -> di
     """
     out: dict[str, Json] = {"n": len(rows)}
     for name, (value_of, statistic, empty) in _MEASURES.items():
-        kept = [(value, (row["task"], row["item_id"])) for row in rows if (value := value_of(row)) is not None]
+        kept = [(value, (row["task"], row["problem"])) for row in rows if (value := value_of(row)) is not None]
         if not kept:
             out[name] = {"value": None, "lo": None, "hi": None, "reason": empty}
             continue

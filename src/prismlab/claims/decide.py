@@ -80,11 +80,20 @@ def _seeds(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
+ROUNDING = 1e-9
+"""Values that differ by less, or by less than this share of the largest, differ by the rounding of floats alone."""
+
+
+def _equal(values: Sequence[float]) -> bool:
+    """Whether all values are one and the same: 29.5 and 29.499999999999993 are one difference of two scores."""
+    return max(values) - min(values) <= ROUNDING * max(1.0, *map(abs, values))
+
+
 def _no_interval(values: Sequence[float]) -> str | None:
     """Why these values cannot decide anything; None if they can."""
     if len(values) == 1:
         return "1 seed gives no interval"
-    if len(set(values)) == 1:
+    if _equal(values):
         # Equal values come from a floor, a ceiling or seeds that are not independent; none of these shows the spread.
         return f"{_seeds(len(values))} give one and the same value: without spread there is no interval"
     return None
@@ -109,7 +118,7 @@ def _p_values(values: Sequence[float], low: float | None, high: float | None) ->
 
 
 def _detectable(values: Sequence[float], confidence: float) -> float | None:
-    if len(values) < 2 or len(set(values)) == 1:
+    if len(values) < 2 or _equal(values):
         return None
     return stats.detectable_difference_t(statistics.stdev(values), len(values), confidence, POWER)
 
@@ -128,7 +137,7 @@ def _part(
     note = None if not values else _no_interval(values)
     if note is not None and len(values) > 1:
         interval = Interval(interval.value, None, None, interval.n, interval.method, note)
-    p, against = _p_values(values, *bounds) if decides and values else (None, None)
+    p, against = _p_values(values, *bounds) if decides and values and note is None else (None, None)
     verdict: Verdict = _judge(interval, *bounds) if values else "not_tested"
     return Part(
         label=label, unit=unit, test=test, bounds=bounds, series=series, interval=interval, verdict=verdict,

@@ -79,7 +79,9 @@ def micro_item(task: str, question: Question) -> Item:
         answer=question.answer,
         verifier=MICRO_VERIFIERS[question.domain],
         choices=question.choices,
-        meta={} if question.points is None else {"points": [list(point) for point in question.points]},
+        # The same problem may be asked in several ways (a program at other points): intervals resample problems.
+        meta={"problem": question.key}
+        | ({} if question.points is None else {"points": [list(point) for point in question.points]}),
     )
 
 

@@ -51,13 +51,14 @@ def task_score(rows: Sequence[Row], seed: int = 0) -> Score:
 
     ``truncation`` is the share of all samples without a stop token. If no row has a score, ``value``, ``lo`` and ``hi``
     are None. If all scores are equal, the interval is Wilson's over items, since resampling shows no spread.
+    What is resampled is the problem: items that ask the same thing in other words are not independent.
     """
     scored = [row for row in rows if row["score"] is not None]
     if not scored:
         return _score(Interval(None, None, None, 0, "bootstrap", "no sample was scored"), rows)
     interval = cluster_bootstrap(
         [row["score"] for row in scored],
-        [row["item_id"] for row in scored],
+        [row["problem"] for row in scored],
         CONFIDENCE,
         RESAMPLES,
         derive_seed(seed, "task score"),

@@ -94,7 +94,8 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     losses: dict[str, Json] = {}
     progress.start(sum(map(len, texts.values())), "documents")
     for name, some in texts.items():
-        mine = text_loss.score_documents(model, tokenizer, name, some, progress)
+        most = int(config["spec"]["text_tokens"])
+        mine = text_loss.score_documents(model, tokenizer, name, some, progress, most)
         losses[name] = text_loss.bits_per_byte(mine, derive_seed(config["seed"], "text", name))
         documents += mine
     text_loss.write_rows(documents, out / "text.parquet")

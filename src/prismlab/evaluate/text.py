@@ -34,9 +34,6 @@ SCHEMA = pa.schema(
 )
 """Columns of ``text.parquet``: place of the document, its scored bytes and tokens, their total nll in nats."""
 
-MAX_TOKENS = 4096
-"""Longest context, whatever the model allows: a bound on memory, since logits are as wide as the vocabulary."""
-
 BATCH_LOGITS = 2**25
 """Logits a forward pass (128 MiB in float32), unless one document alone needs more."""
 
@@ -103,6 +100,7 @@ def score_documents(
     source: str,
     texts: Sequence[str],
     progress: Progress | None = None,
+    most: int = 4096,
 ) -> list[dict[str, Any]]:
     """One row of ``SCHEMA`` a document.
 
@@ -110,18 +108,19 @@ def score_documents(
         model: in evaluation mode.
         tokenizer: the model's.
         source: name for the rows.
-        texts: whole documents; of a long one the beginning is scored that fits the positions and ``MAX_TOKENS``.
+        texts: whole documents; of a long one the beginning is scored that fits the positions and ``most``.
         progress: advanced by one a document; the caller has called ``start``.
+        most: tokens of a document, a start token included; a bound on memory, too.
 
     Raises:
         DataError: nothing of a document can be scored.
         StageError: the model's loss is not finite.
     """
-    positions = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
+    positions = getattr(model.config, "max_position_embeddings", None) or most
     documents: list[list[int]] = []
     sizes: list[int] = []
     for place, text in enumerate(texts):
-        ids, characters = fitting(tokenizer, text, min(positions, MAX_TOKENS))
+        ids, characters = fitting(tokenizer, text, min(positions, most))
         size = len(text[:characters].encode())
         if not _starts_outside(tokenizer, ids):
             # The first token is context only, so its bytes are not scored either.

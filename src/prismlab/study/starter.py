@@ -90,6 +90,7 @@ evaluations:
     max_new_tokens: 64
     text: [web]                 # held-out documents, in bits per byte: what should be retained
     text_documents: 32
+    text_tokens: 128            # what was trained on
 """
 
 _DATA = """\
@@ -193,6 +194,7 @@ evaluations:
     max_new_tokens: @tokens@
     text: [encyclopedia]        # held-out documents, in bits per byte: what should be retained
     text_documents: 32
+    text_tokens: 256            # what was trained on
 """
 
 _ANALYSES = """\
