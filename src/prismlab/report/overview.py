@@ -56,15 +56,15 @@ def headline(records: Records) -> Headline:
     )
 
 
-def _training_cells(spec: Mapping[str, Any]) -> tuple[str, str, str]:
+def _training_cells(spec: Mapping[str, Any]) -> tuple[Cell, str, str]:
     """Budget, learning rate, and what it learns from."""
     data = str(spec.get("mixture") or spec.get("prompts") or NONE)
     if spec["stage"] == "merge":
-        return NONE, NONE, " + ".join(f"{weight:g} {name}" for name, weight in spec["weights"].items())
+        return Cell(NONE), NONE, " + ".join(f"{weight:g} {name}" for name, weight in spec["weights"].items())
     if spec["stage"] == "rl":
-        size = f"{spec['steps']:,} steps × {spec['prompts_per_step']} prompts × {spec['samples']} samples"
+        size = Cell(f"{spec['steps']:,} steps", f"of {spec['prompts_per_step']} prompts × {spec['samples']} samples")
     else:
-        size = f"{spec['steps'] * spec['rows'] * spec['seq_len']:,} tokens"
+        size = Cell(f"{spec['steps'] * spec['rows'] * spec['seq_len']:,} tokens")
     return size, f"{spec['optimizer']['lr']:g}".replace("e-0", "e-"), data
 
 
@@ -84,7 +84,7 @@ def pipeline(records: Records) -> Section:
             [
                 name_cell(records, name),
                 *cells,
-                Cell(size),
+                size,
                 Cell(rate),
                 Cell(duration(seconds)),
                 Cell(state, number=False),
