@@ -258,3 +258,11 @@ def test_version_and_speed_of_help(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         )
         best = min(best, time.monotonic() - begin)
     assert best < 0.3
+
+
+def test_check_warns_of_tasks_that_this_version_cannot_sample() -> None:
+    study = Path(__file__).parents[1] / "studies" / "prism-granite-3.3-8b.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "prismlab", "check", str(study)], capture_output=True, text=True, check=True
+    )
+    assert "tasks.deepcoder: 'verifier: tests' runs programs, which this version cannot" in done.stdout + done.stderr

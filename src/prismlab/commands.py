@@ -111,6 +111,9 @@ def _warnings(loaded: LoadedStudy) -> Iterator[str]:
                 yield f"bases.{name}: {revision or 'main'!r} can move; name a commit to pin the weights"
     if study.analyses.trajectory is not None and not trajectory_checkpoints(study):
         yield "analyses.trajectory: no RL checkpoint has 'snapshots' above 0"
+    for name, task in study.tasks.items():
+        if task.verifier == "tests":
+            yield f"tasks.{name}: 'verifier: tests' runs programs, which this version cannot; sampling it will stop"
     yield from leaks(study, loaded.files)
     used = {name for mixture in study.mixtures.values() for name in mixture.weights}
     used |= {name for evaluation in study.evaluations.values() for name in evaluation.text}
