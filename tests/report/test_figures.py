@@ -210,3 +210,19 @@ def test_damaged_samples_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"score": 1.0}]), path)
     with pytest.raises(DataError):
         read_samples(path, 1)
+
+
+def test_bars_without_any_interval_have_no_whiskers_and_a_zero_is_drawn() -> None:
+    values = {"a": Interval(0.0, None, None, 3, "t"), "b": Interval(2.0, None, None, 3, "t")}
+    figure = draw([Panel(title="one", bars=[Bars(name="x", colour="#123456", values=values)])])
+    trace = figure["data"][0]
+    assert "error_y" not in trace
+    assert trace["y"] == [0.0, 2.0]
+    assert trace["marker"]["line"] == {"color": "#123456", "width": 1}
+
+
+def test_a_single_name_stands_in_the_legend() -> None:
+    """Nothing else on the figure says which checkpoint is drawn."""
+    figure = draw([Panel(title="loss", lines=[Line(name="mid[M]", colour="#123456", seeds={0: [(1, 2), (2, 1)]})])])
+    assert figure["layout"]["showlegend"] is True
+    assert [t["showlegend"] for t in figure["data"]] == [True]

@@ -163,6 +163,18 @@ def _bar_trace(bars: Bars, axis: str, legend: bool) -> dict[str, Any]:
     found = [(safe(name), i) for name, i in bars.values.items() if i.value is not None]
     name = safe(bars.name)
     spans = [_span(interval) for _, interval in found]
+    whiskers = {
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [None if i.hi is None else i.hi - (i.value or 0.0) for _, i in found],
+            "arrayminus": [None if i.lo is None else (i.value or 0.0) - i.lo for _, i in found],
+            "thickness": 1.2,
+            "width": 3,
+        }
+    }
+    # A whisker of no length would read as certainty.
+    bounded = any(i.lo is not None or i.hi is not None for _, i in found)
     return {
         "type": "bar",
         "name": name,
@@ -173,15 +185,9 @@ def _bar_trace(bars: Bars, axis: str, legend: bool) -> dict[str, Any]:
         "y": [interval.value for _, interval in found],
         "xaxis": f"x{axis}",
         "yaxis": f"y{axis}",
-        "marker": {"color": bars.colour},
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [None if i.hi is None else i.hi - (i.value or 0.0) for _, i in found],
-            "arrayminus": [None if i.lo is None else (i.value or 0.0) - i.lo for _, i in found],
-            "thickness": 1.2,
-            "width": 3,
-        },
+        # With an outline a bar of height 0 is drawn, and so told from one that is missing.
+        "marker": {"color": bars.colour, "line": {"color": bars.colour, "width": 1}},
+        **(whiskers if bounded else {}),
         "customdata": spans,
         "hovertemplate": f"{name}<br>%{{x}} : %{{y:.4g}}<br>%{{customdata}}<extra></extra>",
     }
@@ -255,7 +261,7 @@ def draw(panels: Sequence[Panel], columns: int = COLUMNS, height: int = PANEL_HE
         layout |= _axes(panel, axis, place)
         titles.append(_title(panel.title, place))
     rows = math.ceil(len(filled) / min(columns, max(1, len(filled)))) if filled else 1
-    foot = legend_height(named) if len(named) > 1 else 0
+    foot = legend_height(named)
     layout |= {
         "height": rows * height + 50 + foot,
         "margin": {"l": 52, "r": 12, "t": 34, "b": 50 + foot},
@@ -264,7 +270,7 @@ def draw(panels: Sequence[Panel], columns: int = COLUMNS, height: int = PANEL_HE
         "hovermode": "closest",
         "barmode": "group",
         "bargap": 0.25,
-        "showlegend": len(named) > 1,
+        "showlegend": True,
         "meta": {"panels": len(filled), "panel_height": height},
     }
     return {"data": data, "layout": layout}

@@ -21,5 +21,5 @@ STAGES: dict[str, tuple[str, int]] = {
     "behaviour": ("prismlab.analyse.behaviour:run", 2),
     "trajectory": ("prismlab.analyse.trajectory:run", 1),
     "claims": ("prismlab.claims.ledger:run", 2),
-    "report": ("prismlab.report.html:run", 2),
+    "report": ("prismlab.report.html:run", 3),
 }
