@@ -34,6 +34,13 @@ def test_programs_are_judged_in_the_micro_world_alone() -> None:
     assert TaskSpec.model_validate({**FILES, "verifier": "number"}).domain_name == "math"
 
 
+def test_a_choice_needs_the_choices() -> None:
+    with pytest.raises(ValidationError, match="'verifier: choice' needs 'choices' in 'fields'"):
+        TaskSpec.model_validate({**FILES, "verifier": "choice"})
+    fields = {"question": "q", "answer": "a", "choices": "options"}
+    assert TaskSpec.model_validate({**FILES, "fields": fields, "verifier": "choice"}).verifier == "choice"
+
+
 @pytest.mark.parametrize(("domain", "form"), [("math", "facts"), ("web", "worked"), ("chat", "facts")])
 def test_forms_that_a_domain_does_not_have_are_refused(domain: str, form: str) -> None:
     with pytest.raises(ValidationError, match=f"'form: {form}'"):

@@ -168,12 +168,10 @@ def _draw(
 
     Returns:
         Tokens [rows]; log-probability at temperature 1 [rows]; log-probability under what was sampled from [rows].
-
     Raises:
-        StageError: a row of logits is not a distribution, since the weights hold NaN or infinity.
+        StageError: the weights hold NaN or infinity. One such logit makes its whole row NaN.
     """
     plain = torch.log_softmax(logits.float(), dim=-1)
-    # One NaN or positive infinity makes the whole row NaN; any token drawn from it would be made up.
     if torch.isnan(plain[:, 0]).any():
         raise StageError("the model's logits are NaN or infinite: its weights are broken")
     if uniform is None:

@@ -170,6 +170,8 @@ class TaskSpec(Spec):
             raise ValueError("a task from files or the hub needs 'domain', 'fields' and 'verifier'")
         if self.micro is None and self.verifier == "program":
             raise ValueError("'verifier: program' is for micro tasks alone; take number, choice or exact")
+        if self.verifier == "choice" and self.fields is not None and self.fields.choices is None:
+            raise ValueError("'verifier: choice' needs 'choices' in 'fields': the row's list of choices")
         return self
 
     @property
