@@ -91,6 +91,15 @@ def verdict_table(ledger: dict[str, Any]) -> list[str]:
     return lines
 
 
+def commits(found: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Kinds of artifacts by the commit of the code that made them; a change is marked as such."""
+    by: defaultdict[str, set[str]] = defaultdict(set)
+    for record in found:
+        git = record["git"] or {}
+        by[f"{git.get('commit')}{' with changes' if git.get('dirty') else ''}"].add(record["kind"])
+    return {commit: sorted(kinds) for commit, kinds in sorted(by.items())}
+
+
 def main() -> None:
     run = Path(sys.argv[1])
     ledger_file = max((run / "artifacts").glob("claims-*/ledger.json"), key=lambda file: file.stat().st_mtime)
@@ -101,9 +110,8 @@ def main() -> None:
         "date": claims["started"],
         "device": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "study": ledger["study"],
-        "seconds_of_steps": round(sum(record["seconds"] for record in records(run))),
         "versions": claims["versions"],
-        "git": claims["git"],
+        "commits": commits(found),
     }
     name = f"{ledger['study']}-ledger"
     (RESULTS / f"{name}.json").write_text(json.dumps({"record": meta, "ledger": ledger}, indent=1) + "\n")
@@ -112,7 +120,7 @@ def main() -> None:
         f"# Ledger of `{ledger['study']}`",
         "",
         f"{meta['date']}, {meta['device']}, seeds {', '.join(map(str, ledger['seeds']))}, rules version "
-        f"{ledger['rules_version']}, commit {meta['git'].get('commit')}: {counts}. Intervals are "
+        f"{ledger['rules_version']}: {counts}. Intervals are "
         f"{ledger['confidence']:.0%} Student-t intervals over seeds.",
         "",
         *verdict_table(ledger),
@@ -120,6 +128,10 @@ def main() -> None:
         "## Scores, percent",
         "",
         *score_table(found, ledger["arms"]),
+        "",
+        "## Commits that the artifacts were made by",
+        "",
+        *[f"- {commit}: {', '.join(kinds)}" for commit, kinds in meta["commits"].items()],
     ]
     (RESULTS / f"{name}.md").write_text("\n".join(page) + "\n")
     print("\n".join(page))

@@ -1,8 +1,7 @@
 """Samplers: prompts in, completions with log-probabilities out.
 
-One protocol, :class:`Sampler`, and the sampler that needs no server, :class:`TransformersSampler`. It keeps the whole
-batch in tensors: a prompt is read once and its cache repeated for its samples, rows that have ended leave the batch,
-and each row draws from a random stream of its own, so that what a row says does not depend on the rows beside it.
+:class:`TransformersSampler` needs no server: a prompt's cache is repeated for its samples, ended rows leave the batch,
+and each row draws from a random stream of its own.
 """
 
 from __future__ import annotations
@@ -92,10 +91,8 @@ class Sampler(Protocol):
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Token ids that a model is given for ``prompt``: the one rule for evaluation, scoring and RL.
 
-    Training joins documents by the end-of-sequence token, so a document starts after one. A tokenizer without a
-    beginning-of-sequence token of its own therefore gets the end-of-sequence token in front, unless it puts it there
-    itself; a tokenizer with one is left to its own special tokens. Text that spells a special token stays text, as it
-    does in training.
+    Training joins documents by the end-of-sequence token, so a tokenizer without a start token of its own gets that one
+    in front, unless it puts it there itself. Text that spells a special token stays text, as it does in training.
     """
     ids = cast("list[int]", tokenizer(prompt, split_special_tokens=True)["input_ids"])
     eos, bos = cast("int | None", tokenizer.eos_token_id), tokenizer.bos_token_id
@@ -168,6 +165,7 @@ def _draw(
 
     Returns:
         Tokens [rows]; log-probability at temperature 1 [rows]; log-probability under what was sampled from [rows].
+
     Raises:
         StageError: the weights hold NaN or infinity. One such logit makes its whole row NaN.
     """
