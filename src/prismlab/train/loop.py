@@ -118,6 +118,43 @@ def _by_domain(losses: Sequence[float], domains: Sequence[str]) -> dict[str, flo
     return {domain: sum(values) / len(values) for domain, values in sorted(groups.items())}
 
 
+def _backward(
+    model: torch.nn.Module,
+    corpus: Rows,
+    first: int,
+    slices: Sequence[tuple[int, int]],
+    spec: Mapping[str, Any],
+    world: World,
+) -> list[float]:
+    """Gradients of the step whose rows begin at ``first``, averaged over ranks; the losses of all its rows."""
+    mine: list[torch.Tensor] = []
+    for start, stop in slices:
+        batch = torch.as_tensor(corpus.tokens(first + start, first + stop)).to(world.device)
+        with torch.autocast(world.device.type, torch.bfloat16) if spec["precision"] == "bf16" else nullcontext():
+            losses = row_losses(model, batch)
+        (losses.sum() * (world.size / int(spec["rows"]))).backward()
+        mine.append(losses.detach())
+    _average_gradients(model, world)
+    return _all_losses(torch.cat(mine), world).tolist()
+
+
+def _check_losses(step: int, losses: Sequence[float], domains: Sequence[str]) -> None:
+    if math.isfinite(sum(losses)):
+        return
+    bad = sorted({domain for domain, value in zip(domains, losses, strict=True) if not math.isfinite(value)})
+    loss, where = sum(losses) / len(losses), ", ".join(bad)
+    raise StageError(f"step {step}: loss is {loss} on rows of {where}; lower 'optimizer.lr' or clip harder")
+
+
+def _clip(step: int, model: torch.nn.Module, clip: float | None) -> float:
+    """Clip the gradient's norm and return what it was."""
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf))
+    if not math.isfinite(norm):
+        # Clipping makes every gradient NaN then; after the last step no further loss would tell.
+        raise StageError(f"step {step}: the gradient's norm is {norm}; lower 'optimizer.lr' or train in float32")
+    return norm
+
+
 def train(
     model: torch.nn.Module,
     corpus: Rows,
@@ -140,44 +177,26 @@ def train(
     steps, rows, optimizer_spec = int(spec["steps"]), int(spec["rows"]), spec["optimizer"]
     optimizer = adamw(model, optimizer_spec)
     slices = _slices(rows, world, spec["micro_rows"])
-    autocast = spec["precision"] == "bf16"
     model.train()
     for step in range(steps):
         began = time.perf_counter()
-        factor = schedule_factor(step, steps, optimizer_spec)
+        lr = optimizer_spec["lr"] * schedule_factor(step, steps, optimizer_spec)
         for group in optimizer.param_groups:
-            group["lr"] = optimizer_spec["lr"] * factor
-        mine: list[torch.Tensor] = []
-        for start, stop in slices:
-            batch = torch.as_tensor(corpus.tokens(step * rows + start, step * rows + stop)).to(world.device)
-            with torch.autocast(world.device.type, torch.bfloat16) if autocast else nullcontext():
-                losses = row_losses(model, batch)
-            (losses.sum() * (world.size / rows)).backward()
-            mine.append(losses.detach())
-        losses = _all_losses(torch.cat(mine), world).tolist()
+            group["lr"] = lr
+        losses = _backward(model, corpus, step * rows, slices, spec, world)
         domains = corpus.row_domains(step * rows, (step + 1) * rows)
-        loss = sum(losses) / rows
-        if not math.isfinite(loss):
-            bad = sorted({d for d, value in zip(domains, losses, strict=True) if not math.isfinite(value)})
-            raise StageError(
-                f"step {step + 1}: loss is {loss} on rows of {', '.join(bad)}; lower 'optimizer.lr' or clip harder"
-            )
-        _average_gradients(model, world)
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_spec["clip"] or math.inf))
-        if not math.isfinite(norm):
-            # Clipping makes every gradient NaN then; after the last step no further loss would tell.
-            raise StageError(
-                f"step {step + 1}: the gradient's norm is {norm}; lower 'optimizer.lr' or train in float32"
-            )
+        _check_losses(step + 1, losses, domains)
+        norm = _clip(step + 1, model, optimizer_spec["clip"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
         after_step(step + 1)
         yield StepReport(
             step=step + 1,
             tokens=(step + 1) * rows * int(spec["seq_len"]),
-            loss=loss,
+            loss=sum(losses) / rows,
             domains=_by_domain(losses, domains),
-            lr=optimizer_spec["lr"] * factor,
+            lr=lr,
             grad_norm=norm,
-            tokens_per_second=rows * int(spec["seq_len"]) / (time.perf_counter() - began),
+            tokens_per_second=rows * int(spec["seq_len"]) / seconds,
         )
