@@ -232,7 +232,12 @@ def test_ctrl_c_says_how_to_go_on(home: Path) -> None:
     (home / "sleepy.py").write_text("import time\ndef run(config, inputs, out, progress):\n    time.sleep(60)\n")
     script.write_text(script.read_text().replace('"fake_stages:run"', '"sleepy:run"'))
     process = subprocess.Popen(
-        [sys.executable, str(script), "run", "study.yaml"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(script), "run", "study.yaml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C and hands that down; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     while "started" not in process.stdout.readline():

@@ -103,6 +103,7 @@ def rows_of(items: Sequence[Item], scores: Sequence[Sequence[float | None]]) -> 
     return [
         {
             "item_id": item.id,
+            "problem": item.id,
             "task": item.task,
             "domain": item.domain,
             "sample": sample,
