@@ -133,7 +133,7 @@ def test_the_tables_name_no_class_that_is_gone() -> None:
 def test_studies_on_the_pages_load(text: str, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
     try:
-        load_study(tmp_path / "study.yaml")
+        assert load_study(tmp_path / "study.yaml").study.name == yaml.safe_load(text)["name"]
     except SpecError as error:
         # Files come last: all that does not depend on them was right.
         if "no file matches" in str(error) or "no folder" in str(error):
@@ -143,7 +143,9 @@ def test_studies_on_the_pages_load(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", _yaml(whole=False))
 def test_parts_of_studies_on_the_pages_are_valid(text: str) -> None:
-    Study.model_validate({**yaml.safe_load(MINIMAL), **yaml.safe_load(text)})
+    part = yaml.safe_load(text)
+    study = Study.model_validate({**yaml.safe_load(MINIMAL), **part})
+    assert part.keys() <= study.model_fields_set
 
 
 def test_the_minimal_study_is_short_and_passes_the_check(

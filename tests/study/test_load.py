@@ -360,9 +360,4 @@ def test_an_unknown_starter_is_refused() -> None:
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_studies_load(path: Path) -> None:
-    try:
-        load_study(path)
-    except SpecError as error:
-        if "no file matches" not in str(error):
-            raise
-        pytest.skip(f"needs files of the reader's own: {error}")
+    assert load_study(path).study.name == path.stem
