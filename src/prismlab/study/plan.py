@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from prismlab.seeds import derive_seed
+from prismlab.study.analyses import ANALYSES
 from prismlab.study.arms import infer_arms
 from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.content import FileHashes
 from prismlab.study.load import LoadedStudy
-from prismlab.study.pairs import cka_pairs, direction_triples, evaluated, trajectory_checkpoints, weight_pairs
+from prismlab.study.pairs import evaluated
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
-from prismlab.study.study import THRESHOLDS
 
 MACHINE_TEXT = ("web", "code-text", "chat")
 """Micro domains whose text is found on the machine, so that its hash belongs to the fingerprint."""
@@ -27,7 +27,7 @@ def _json(spec: BaseModel) -> dict[str, Any]:
     return spec.model_dump(mode="json", by_alias=True)
 
 
-class _Builder:
+class Builder:
     """Collects the steps of one study, seed by seed."""
 
     def __init__(
@@ -70,13 +70,13 @@ class _Builder:
             )
         return step_id
 
-    def _files(self, section: str, name: str) -> Sequence[Path]:
+    def files_of(self, section: str, name: str) -> Sequence[Path]:
         return self.loaded.files.get(f"{section}.{name}", ())
 
     def _listing(self, section: str, name: str) -> list[dict[str, str]]:
         key = f"{section}.{name}"
         if key not in self._content:
-            self._content[key] = self.hashes.listing(self._files(section, name))
+            self._content[key] = self.hashes.listing(self.files_of(section, name))
         return self._content[key]
 
     def data(self, sources: Iterable[str] | None, tasks: Iterable[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -94,8 +94,8 @@ class _Builder:
             for name, spec in specs.items():
                 if spec["files"] is not None:
                     config["content"][name] = self._listing(section, name)
-                    spec["files"] = [file.name for file in self._files(section, name)]
-                    paths[name] = [str(file) for file in self._files(section, name)]
+                    spec["files"] = [file.name for file in self.files_of(section, name)]
+                    paths[name] = [str(file) for file in self.files_of(section, name)]
             config[section] = specs
         if any(
             spec["micro"] and spec["micro"]["domain"] in MACHINE_TEXT for spec in config.get("sources", {}).values()
@@ -117,7 +117,7 @@ class _Builder:
         facts = {"checkpoint": name}
         if spec["checkpoint"] is None:
             return self.add("base", name, seed, {"spec": spec, "content": None}, facts=facts)
-        folders = self._files("bases", name)
+        folders = self.files_of("bases", name)
         if folders:
             # Where a folder lies is no part of what it holds: the stage finds it in config["files"]["checkpoint"].
             config = {"spec": {**spec, "checkpoint": "."}, "content": self.hashes.checkpoint(folders[0])}
@@ -212,62 +212,6 @@ class _Builder:
             **paths,
         )
 
-    def weights(self, seed: int) -> None:
-        if self.study.analyses.weights is None:
-            return
-        for old, new in weight_pairs(self.study):
-            inputs = {"old": self.checkpoint(old, seed), "new": self.checkpoint(new, seed)}
-            facts = {"old": old, "new": new}
-            self.add("weights", f"{old}:{new}", seed, {"thresholds": self.thresholds()}, inputs=inputs, facts=facts)
-
-    def thresholds(self) -> list[float]:
-        return list(self.study.analyses.weights.thresholds if self.study.analyses.weights else THRESHOLDS)
-
-    def direction(self, seed: int) -> None:
-        if self.study.analyses.direction is None:
-            return
-        for base, a, b in direction_triples(self.study):
-            facts = {"base": base, "a": a, "b": b}
-            inputs = {key: self.checkpoint(name, seed) for key, name in facts.items()}
-            self.add("direction", f"{base}:{a}:{b}", seed, {}, inputs=inputs, facts=facts)
-
-    def cka(self, seed: int) -> None:
-        spec = self.study.analyses.cka
-        if spec is None:
-            return
-        data, paths = self.data(spec.sources, None)
-        config = {
-            "spec": {**_json(spec), "pairs": None},
-            "heldout": self.study.heldout,
-            "template": self.study.template,
-            **data,
-        }
-        for old, new in cka_pairs(self.study):
-            inputs = {"a": self.checkpoint(old, seed), "b": self.checkpoint(new, seed)}
-            facts = {"old": old, "new": new}
-            # One seed for all pairs: the same resamples of the same inputs, so that pairs can be compared.
-            self.add("cka", f"{old}:{new}", seed, config, seed_name="cka", inputs=inputs, facts=facts, **paths)
-
-    def behaviour(self, seed: int) -> None:
-        if self.study.analyses.behaviour is None:
-            return
-        name = self.study.analyses.behaviour.evaluation
-        for checkpoint in evaluated(self.study, name):
-            inputs = {"evaluation": self.evaluation(name, checkpoint, seed)}
-            where = f"{name}@{checkpoint}"
-            self.add("behaviour", name, seed, {}, step_name=where, inputs=inputs, facts={"checkpoint": checkpoint})
-
-    def trajectory(self, seed: int) -> None:
-        if self.study.analyses.trajectory is None:
-            return
-        for name in trajectory_checkpoints(self.study):
-            spec = self.study.checkpoints[name]
-            if isinstance(spec, MergeSpec):
-                continue
-            inputs = {"start": self.checkpoint(spec.start, seed), "run": self.checkpoint(name, seed)}
-            config = {"thresholds": self.thresholds()}
-            self.add("trajectory", name, seed, config, inputs=inputs, facts={"checkpoint": name, "start": spec.start})
-
     def one_seed(self, seed: int) -> None:
         """Every step of one seed, in the order in which a reader would tell the story."""
         for name in self.study.checkpoints:
@@ -279,11 +223,8 @@ class _Builder:
         for name in self.study.evaluations:
             for checkpoint in evaluated(self.study, name):
                 self.evaluation(name, checkpoint, seed)
-        self.weights(seed)
-        self.direction(seed)
-        self.cka(seed)
-        self.behaviour(seed)
-        self.trajectory(seed)
+        for plan_analysis in ANALYSES:
+            plan_analysis(self, seed)
 
     def ending(self, arms: Mapping[str, str]) -> None:
         """The ledger of claims over all seeds, and the report over everything."""
@@ -315,7 +256,7 @@ def plan_study(
         DataError: a file cannot be read.
     """
     hashes = FileHashes(hash_cache)
-    builder = _Builder(loaded, threads or loaded.study.run.threads, hashes, machine_text)
+    builder = Builder(loaded, threads or loaded.study.run.threads, hashes, machine_text)
     for seed in loaded.study.seeds:
         builder.one_seed(seed)
     arms = infer_arms(loaded.study)

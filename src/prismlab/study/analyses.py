@@ -1,0 +1,104 @@
+"""From the analyses of a study to their steps; ``plan`` goes through them in this order, once a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from prismlab.study.checkpoints import MergeSpec
+from prismlab.study.pairs import cka_pairs, direction_triples, evaluated, trajectory_checkpoints, weight_pairs
+from prismlab.study.study import THRESHOLDS, Study
+
+
+class Builder(Protocol):
+    """What an analysis needs of the planner."""
+
+    study: Study
+
+    def add(self, kind: str, name: str, seed: int | None, config: Mapping[str, Any], **rest: Any) -> str:
+        """Add a step once and return its id."""
+        ...
+
+    def checkpoint(self, name: str, seed: int) -> str:
+        """The step that makes a base or a checkpoint."""
+        ...
+
+    def evaluation(self, name: str, checkpoint: str, seed: int) -> str:
+        """The step that evaluates a checkpoint."""
+        ...
+
+    def data(self, sources: Any, tasks: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Config keys and paths of the sources and tasks that a step reads."""
+        ...
+
+
+def _json(spec: BaseModel) -> dict[str, Any]:
+    return spec.model_dump(mode="json", by_alias=True)
+
+
+def _weights(builder: Builder, seed: int) -> None:
+    if builder.study.analyses.weights is None:
+        return
+    for old, new in weight_pairs(builder.study):
+        inputs = {"old": builder.checkpoint(old, seed), "new": builder.checkpoint(new, seed)}
+        facts = {"old": old, "new": new}
+        builder.add("weights", f"{old}:{new}", seed, {"thresholds": _thresholds(builder)}, inputs=inputs, facts=facts)
+
+
+def _thresholds(builder: Builder) -> list[float]:
+    return list(builder.study.analyses.weights.thresholds if builder.study.analyses.weights else THRESHOLDS)
+
+
+def _direction(builder: Builder, seed: int) -> None:
+    if builder.study.analyses.direction is None:
+        return
+    for base, a, b in direction_triples(builder.study):
+        facts = {"base": base, "a": a, "b": b}
+        inputs = {key: builder.checkpoint(name, seed) for key, name in facts.items()}
+        builder.add("direction", f"{base}:{a}:{b}", seed, {}, inputs=inputs, facts=facts)
+
+
+def _cka(builder: Builder, seed: int) -> None:
+    spec = builder.study.analyses.cka
+    if spec is None:
+        return
+    data, paths = builder.data(spec.sources, None)
+    config = {
+        "spec": {**_json(spec), "pairs": None},
+        "heldout": builder.study.heldout,
+        "template": builder.study.template,
+        **data,
+    }
+    for old, new in cka_pairs(builder.study):
+        inputs = {"a": builder.checkpoint(old, seed), "b": builder.checkpoint(new, seed)}
+        facts = {"old": old, "new": new}
+        # One seed for all pairs: the same resamples of the same inputs, so that pairs can be compared.
+        builder.add("cka", f"{old}:{new}", seed, config, seed_name="cka", inputs=inputs, facts=facts, **paths)
+
+
+def _behaviour(builder: Builder, seed: int) -> None:
+    if builder.study.analyses.behaviour is None:
+        return
+    name = builder.study.analyses.behaviour.evaluation
+    for checkpoint in evaluated(builder.study, name):
+        inputs = {"evaluation": builder.evaluation(name, checkpoint, seed)}
+        where = f"{name}@{checkpoint}"
+        builder.add("behaviour", name, seed, {}, step_name=where, inputs=inputs, facts={"checkpoint": checkpoint})
+
+
+def _trajectory(builder: Builder, seed: int) -> None:
+    if builder.study.analyses.trajectory is None:
+        return
+    for name in trajectory_checkpoints(builder.study):
+        spec = builder.study.checkpoints[name]
+        if isinstance(spec, MergeSpec):
+            continue
+        inputs = {"start": builder.checkpoint(spec.start, seed), "run": builder.checkpoint(name, seed)}
+        config = {"thresholds": _thresholds(builder)}
+        builder.add("trajectory", name, seed, config, inputs=inputs, facts={"checkpoint": name, "start": spec.start})
+
+
+ANALYSES: tuple[Callable[[Builder, int], None], ...] = (_weights, _direction, _cka, _behaviour, _trajectory)
+"""What plans each analysis, in the order of the report."""
