@@ -28,6 +28,19 @@ def place_trouble(error: BaseException) -> str | None:
     return _PLACES[errno.ENOSPC] if "No space left on device" in str(error) else None
 
 
+def shown(name: object, limit: int = 120) -> str:
+    """A name out of a file as text to show: what cannot be printed is written out (``\\x1b``), what is long is cut.
+
+    Every message, table and figure that repeats a name from a file takes it from here. Marks of a markup language stay
+    as they are: who writes markup escapes them.
+    """
+    text = str(name)
+    head = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
+    if len(text) > limit or len(head) > limit:
+        return f"{head[:limit]}... ({len(text):,} characters)"
+    return head or "(empty name)"
+
+
 class PrismError(Exception):
     """Base of every error that the user can mend."""
 

@@ -51,7 +51,8 @@ def test_numbers_are_those_of_torch_bit_by_bit(dtype: torch.dtype, tmp_path: Pat
         if dtype == torch.float16:  # widening may set other payload bits in a NaN
             got, expected = np.nan_to_num(got, nan=7.0), np.nan_to_num(expected, nan=7.0)
         assert got.tobytes() == expected.tobytes()
-        assert view.read(1, 2).tobytes() == expected[1:2].tobytes()
+        middle = (min(1, view.size), min(3, view.size))
+        assert view.read(*middle).tobytes() == expected[slice(*middle)].tobytes()
         assert bytes(view.raw()) == tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -97,7 +98,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "not JSON": (lambda p: write(p, b"{nonsense", b""), "not sound JSON"),
     "not UTF-8": (lambda p: write(p, b'{"\xff": 1}', b""), "not sound JSON"),
     "deep": (lambda p: write(p, b'{"a":' * 100_000, b""), "not sound JSON"),
-    "a list": (lambda p: write(p, [1], b""), "not an object"),
+    "a list": (lambda p: write(p, [1], b""), "does not begin with"),
     "twice": (
         lambda p: write(p, ('{"x":%s,"x":%s}' % ((json.dumps(entry(0, 4)),) * 2)).encode(), b"abcd"),
         "stands twice",
@@ -106,7 +107,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "gap": (lambda p: write(p, {"x": entry(0, 4), "y": entry(8, 12)}, b"a" * 12), "gap"),
     "left over": (lambda p: write(p, {"x": entry(0, 4)}, b"a" * 12), "8 bytes belong to no tensor"),
     "cut off": (lambda p: write(p, {"x": entry(0, 8)}, b"a" * 4), "cut off"),
-    "backwards": (lambda p: write(p, {"x": entry(8, 4, [1])}, b"a" * 8), "lie outside"),
+    "backwards": (lambda p: write(p, {"x": entry(8, 4, [1])}, b"a" * 8), "run backwards"),
     "wrong size": (lambda p: write(p, {"x": entry(0, 8, [3])}, b"a" * 8), "do not hold"),
     "huge shape": (lambda p: write(p, {"x": entry(0, 8, [2**62, 2**62])}, b"a" * 8), "do not hold"),
     "negative shape": (lambda p: write(p, {"x": entry(0, 8, [-2, -1])}, b"a" * 8), "counts"),
@@ -141,7 +142,7 @@ def test_an_index_names_files_beside_it_alone(shard: str, tmp_path: Path) -> Non
         ({"x": "s.safetensors", "y": "s.safetensors"}, "'y' is in the index but not in the file"),
         ({}, None),
         ({"y": "s.safetensors"}, "'x' is in the file but not in the index|'y' is in the index"),
-        ({"x": "t.safetensors"}, "cannot be read"),
+        ({"x": "t.safetensors"}, r"1 are missing: t\.safetensors"),
     ],
 )
 def test_index_and_shards_must_agree(listed: dict[str, str], message: str | None, tmp_path: Path) -> None:

@@ -1,0 +1,184 @@
+"""The files of a checkpoint folder: which are its weights, which may be read at all, and JSON read within bounds.
+
+Three rules hold for every file, whoever made the folder:
+
+- Only regular files are read, never a pipe, a device or a socket, and never pickle.
+- A link is followed only if it stays in the folder, or if the folder is a snapshot of the hub's cache
+  (``<repository>/snapshots/<revision>``) and the link leads into ``<repository>/blobs``.
+- ``model.safetensors`` goes before an index, as in transformers; an index beside it must name the same tensors (see
+  `prismlab.model.tensors.open_checkpoint`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from prismlab.errors import CheckpointError, shown
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_HEADER = 100_000_000
+"""Longest safetensors header, and longest index, in bytes: the format's own limit."""
+MAX_JSON = 16_000_000
+"""Longest ``config.json`` in bytes; a true one has a few thousand."""
+BESIDE = ("*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+"""What is taken of a checkpoint beside its weights: config, tokenizer, chat template. Never pickle, never code."""
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def check_link(path: Path) -> None:
+    """Refuse a link that leads out of its checkpoint (see the rule at the top of this module).
+
+    Raises:
+        CheckpointError: it leads elsewhere, nowhere or in a circle.
+    """
+    if not path.is_symlink():
+        return
+    try:
+        folder, real = path.parent.resolve(), path.resolve(strict=True)
+        blobs = folder.parent.parent.joinpath("blobs").resolve()
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: a link that leads to no file") from error
+    cached = folder.parent.name == "snapshots" and real.is_relative_to(blobs)
+    if not cached and not real.is_relative_to(folder):
+        raise CheckpointError(
+            f"{path}: a link that leads out of the checkpoint's folder (links are followed within the folder and, in "
+            "the hub's cache, into 'blobs'); put the file itself here, or name the folder in which it lies"
+        )
+
+
+def open_regular(path: Path) -> tuple[int, int]:
+    """Open a regular file for reading: (descriptor, size in bytes).
+
+    Raises:
+        CheckpointError: it is missing, unreadable, not a regular file, or a link that leads out of its checkpoint.
+    """
+    check_link(path)
+    try:
+        # A pipe without a writer would block for ever without O_NONBLOCK; on a regular file the flag does nothing.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{path}: not a regular file")
+    return descriptor, status.st_size
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in out:
+            raise ValueError(f"the key '{shown(name)}' stands twice")
+        out[name] = value
+    return out
+
+
+def parse_json(text: bytes, path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in ``text``; a key that stands twice is refused, since readers differ on which one counts.
+
+    Raises:
+        CheckpointError: it is no sound JSON, no object, or nested too deeply.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the {what} is not sound JSON: {shown(error, 300)}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: the {what} is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def read_json(path: Path, what: str, limit: int = MAX_JSON) -> dict[str, Any]:
+    """The JSON object in a file of at most ``limit`` bytes.
+
+    Raises:
+        CheckpointError: the file cannot be read, is longer, or holds no JSON object.
+    """
+    descriptor, size = open_regular(path)
+    with os.fdopen(descriptor, "rb") as file:
+        if size > limit:
+            raise CheckpointError(f"{path}: {size} bytes are too long for a checkpoint's {what} (limit {limit})")
+        return parse_json(file.read(limit), path, what)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or it is no JSON object.
+    """
+    path = Path(folder) / CONFIG
+    if not path.exists() and not path.is_symlink():
+        raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
+    return read_json(path, "config")
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """The shard of each tensor by the folder's index, every shard there and named as a file of this very folder.
+
+    Raises:
+        CheckpointError: the index is not sound, a shard's name leads elsewhere, or shards are missing.
+    """
+    path = Path(folder) / INDEX
+    placed = read_json(path, "index", MAX_HEADER).get("weight_map")
+    if not isinstance(placed, dict):
+        raise CheckpointError(f"{path}: 'weight_map' is missing, or no object")
+    shards: set[str] = set()
+    for shard in placed.values():
+        if not isinstance(shard, str) or shard not in shards:
+            _check_shard(path, shard)
+            shards.add(shard)
+    lacking = [shard for shard in sorted(shards) if not os.path.lexists(Path(folder) / shard)]
+    if lacking:
+        raise CheckpointError(
+            f"{path}: of {len(shards)} weight files that it names {len(lacking)} are missing: "
+            f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}; fetch the checkpoint again"
+        )
+    return placed
+
+
+def _check_shard(path: Path, shard: object) -> None:
+    plain = isinstance(shard, str) and shard.isprintable() and len(shard) < 256 and "\\" not in shard
+    if not plain or Path(str(shard)).name != shard or not str(shard).endswith(".safetensors"):
+        raise CheckpointError(f"{path}: shard '{shown(shard)}' is not the name of a .safetensors file in this folder")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up the model: ``model.safetensors``, else the shards that the index names.
+
+    Raises:
+        CheckpointError: no such folder, neither of them, only pickled weights, or a fault of the index.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    if os.path.lexists(folder / SINGLE):
+        return [folder / SINGLE]
+    if os.path.lexists(folder / INDEX):
+        return [folder / shard for shard in sorted(set(read_index(folder).values()))]
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{folder}: its weights are pickled ({shown(pickled[0])}), and pickle can run code, so it is not read; "
+            "save the model again with 'save_pretrained' on a machine where you trust it"
+        )
+    raise CheckpointError(f"{folder}: neither {SINGLE} nor {INDEX}, so there are no weights")
+
+
+def beside_weights(folder: Path) -> list[Path]:
+    """Files of ``BESIDE`` in ``folder`` without the index, sorted; each regular and no link that leads elsewhere.
+
+    Raises:
+        CheckpointError: one of them is a link that leads out of the checkpoint.
+    """
+    found = {file for pattern in BESIDE for file in Path(folder).glob(pattern) if not file.name.endswith(".index.json")}
+    for file in found:
+        check_link(file)
+    return sorted(file for file in found if file.is_file())
