@@ -51,7 +51,7 @@ def test_numbers_are_those_of_torch_bit_by_bit(dtype: torch.dtype, tmp_path: Pat
         if dtype == torch.float16:  # widening may set other payload bits in a NaN
             got, expected = np.nan_to_num(got, nan=7.0), np.nan_to_num(expected, nan=7.0)
         assert got.tobytes() == expected.tobytes()
-        middle = (min(1, view.size), min(3, view.size))
+        middle = (min(1, view.size), min(2, view.size))
         assert view.read(*middle).tobytes() == expected[slice(*middle)].tobytes()
         assert bytes(view.raw()) == tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
