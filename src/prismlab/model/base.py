@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prismlab.errors import CheckpointError, MissingExtra
+from prismlab.errors import CheckpointError
+from prismlab.model import hub
 from prismlab.model.checkpoint import load_tokenizer, save_checkpoint
+from prismlab.model.folder import INDEX, SINGLE, beside_weights, check_link, read_config, weight_files
+from prismlab.model.tensors import open_checkpoint
 from prismlab.model.tokens import build_byte_tokenizer, tokenizer_hash
 from prismlab.run.step import Artifact, Progress, Result
-
-WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
-"""What is taken of a checkpoint: configuration, weights, tokenizer, chat template. Never pickle, never code."""
-FOREIGN = "consolidated"
-"""How weight files begin that some models carry besides, in their maker's own layout."""
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def _build_tiny(spec: Mapping[str, Any], seed: int, folder: Path) -> None:
@@ -29,31 +24,6 @@ def _build_tiny(spec: Mapping[str, Any], seed: int, folder: Path) -> None:
     tokenizer = build_byte_tokenizer()
     config = tiny_config(spec["arch"], int(spec["width"]), int(spec["layers"]), len(tokenizer))
     save_checkpoint(build_model(config, seed), tokenizer, folder)
-
-
-def _download(name: str) -> Path:
-    """The folder of a model id with an optional ``@revision`` in the local cache, fetched if it is not there."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        raise MissingExtra("huggingface_hub", "hub", f"the checkpoint {name}") from error
-    repo, _, revision = name.partition("@")
-    try:
-        return Path(
-            snapshot_download(
-                repo, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=[f"{FOREIGN}*"]
-            )
-        )
-    except HFValidationError as error:
-        raise CheckpointError(
-            f"{name!r} is neither a folder nor a model id ('owner/name', '@revision' optional)"
-        ) from error
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise CheckpointError(
-            f"the model {name!r} cannot be fetched and is not in the local cache: {error}; check the id, the network "
-            "and the login, or name a folder"
-        ) from error
 
 
 def _place(source: Path, target: Path) -> None:
@@ -71,76 +41,30 @@ def _take(folder: Path, out: Path) -> None:
     Raises:
         CheckpointError: it is no checkpoint, or its weights are pickled, incomplete or missing.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
-    if not any(folder.glob("*.safetensors")):
-        if any(file for pattern in PICKLED for file in folder.glob(pattern)):
-            raise CheckpointError(
-                f"{folder}: its weights are pickled, and pickle can run code, so it is not read; save the model again "
-                "with 'save_pretrained' on a machine where you trust it"
-            )
-        raise CheckpointError(f"{folder}: no *.safetensors, so there are no weights")
-    wanted = {file for pattern in WANTED for file in folder.glob(pattern) if file.suffix != ".safetensors"}
+    weights = weight_files(folder)
+    read_config(folder)
+    # Every header of it, also that of a second set of weights that is not taken.
+    open_checkpoint(folder).close()
+    if (folder / INDEX).exists() and weights != [folder / SINGLE]:
+        weights.append(folder / INDEX)
+    files = beside_weights(folder) + weights
+    for file in files:
+        check_link(file)
     out.mkdir(parents=True)
-    for file in sorted(file for file in wanted | set(_weights(folder)) if file.is_file()):
+    for file in files:
         _place(file, out / file.name)
 
 
-def _weights(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model: those in its index, where there is one.
-
-    Raises:
-        CheckpointError: the index names a file that is not there.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(FOREIGN))
-    names = sorted({str(name) for name in _json(index).get("weight_map", {}).values()})
-    lacking = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-    if lacking or not names:
-        shown = f", for example {lacking[0]}" if lacking else ""
-        raise CheckpointError(f"{folder}: its index names {len(names)} weight files, {len(lacking)} are missing{shown}")
-    return [folder / name for name in names]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file}: a JSON object is wanted")
-    return values
-
-
-def count_parameters(files: Iterable[Path]) -> int:
-    """Elements of all tensors in safetensors files, from their headers; a tied tensor is stored, and counted, once.
-
-    Raises:
-        CheckpointError: a file is not safetensors.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    total = 0
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                total += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error
-    return total
-
-
 def _metrics(folder: Path) -> dict[str, Any]:
-    config = _json(folder / "config.json")
+    config = read_config(folder)
     architectures = config.get("architectures")
     if not config.get("model_type") or not architectures:
         raise CheckpointError(f"{folder / 'config.json'}: 'model_type' and 'architectures' are needed")
+    with open_checkpoint(folder) as file:
+        elements = file.elements
     tokenizer = load_tokenizer(folder)
     return {
-        "parameters": count_parameters(_weights(folder)),
+        "parameters": elements,
         "architecture": architectures[0],
         "model_type": config["model_type"],
         "vocab_size": config.get("vocab_size"),
@@ -163,7 +87,7 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
         _build_tiny(spec, int(config["seed"]), model)
     else:
         folders = (config.get("files") or {}).get("checkpoint") or []
-        _take(Path(folders[0]) if folders else _download(spec["checkpoint"]), model)
+        _take(Path(folders[0]) if folders else hub.fetch(spec["checkpoint"]), model)
     metrics = _metrics(model)
     progress.note(f"{metrics['architecture']}, {metrics['parameters']:,} parameters")
     return Result(metrics=metrics)

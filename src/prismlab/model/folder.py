@@ -4,7 +4,8 @@ Three rules hold for every file, whoever made the folder:
 
 - Only regular files are read, never a pipe, a device or a socket, and never pickle.
 - A link is followed only if it stays in the folder, or if the folder is a snapshot of the hub's cache
-  (``<repository>/snapshots/<revision>``) and the link leads into ``<repository>/blobs``.
+  (``models--<owner>--<name>/snapshots/<revision>``) and the link leads into the repository's ``blobs`` or, from there,
+  into those that all repositories of the cache share (``blobs`` beside the repository).
 - ``model.safetensors`` goes before an index, as in transformers; an index beside it must name the same tensors (see
   `prismlab.model.tensors.open_checkpoint`).
 """
@@ -41,11 +42,12 @@ def check_link(path: Path) -> None:
         return
     try:
         folder, real = path.parent.resolve(), path.resolve(strict=True)
-        blobs = folder.parent.parent.joinpath("blobs").resolve()
+        repository = folder.parent.parent
+        blobs = [place.joinpath("blobs").resolve() for place in (repository, repository.parent)]
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: a link that leads to no file") from error
-    cached = folder.parent.name == "snapshots" and real.is_relative_to(blobs)
-    if not cached and not real.is_relative_to(folder):
+    cached = folder.parent.name == "snapshots" and repository.name.startswith("models--")
+    if not (cached and any(real.is_relative_to(place) for place in blobs)) and not real.is_relative_to(folder):
         raise CheckpointError(
             f"{path}: a link that leads out of the checkpoint's folder (links are followed within the folder and, in "
             "the hub's cache, into 'blobs'); put the file itself here, or name the folder in which it lies"
