@@ -245,11 +245,24 @@ class World:
         """An update direction from base."""
         x, y = self.arms[a], self.arms[b]
 
+        def matrix(value: float) -> list[list[float]]:
+            """A third checkpoint lies between the two: a reader that takes the wrong cell is caught."""
+            return [[1.0, 0.95, value], [0.95, 1.0, 0.95], [value, 0.95, 1.0]]
+
         def make(i: int) -> dict[str, Any]:
             components = {"attention": cosine[i], "mlp": cosine[i] - 0.02, "embedding": min(1.0, cosine[i] + 0.3)}
-            return {"cosine": cosine[i], "l2_a": 0.2, "l2_b": 0.2, "components": components, "subcomponents": {}}
+            return {
+                "names": names,
+                "cosine": matrix(cosine[i]),
+                "l2": dict.fromkeys(names, 0.2),
+                "components": {name: matrix(value) for name, value in components.items()},
+                "subcomponents": {},
+                "layers": {},
+                "reasons": {},
+            }
 
-        self._each("direction", f"base:{x}:{y}", make, base=self.arms["base"], a=x, b=y)
+        names = [x, "another", y]
+        self._each("direction", "base", make, base=self.arms["base"], checkpoints=names)
 
     def compare(self, old: str, new: str, cka: Sequence[float]) -> None:
         """CKA whose smallest value over two sets and three layers is ``cka``."""
@@ -301,6 +314,16 @@ class World:
 
         self._each("behaviour", "core", make, {}, step=f"core@{checkpoint}", checkpoint=checkpoint)
 
+    def walk(self, base: str, mid: str, run: str, along: Mapping[float, Sequence[float]]) -> None:
+        """A landscape: average scores by place on the path base (0), mid (1), RL (2), one value a seed each."""
+        names = [self.arms[arm] for arm in (base, mid, run)]
+
+        def make(i: int) -> dict[str, Any]:
+            path = [_row(x, values[i]) for x, values in along.items()]
+            return {"path": path, "grid": None, "barrier": [], "samples": 9}
+
+        self._each("landscape", ":".join(names), make, base=names[0], mid=names[1], rl=names[2])
+
     def follow(self, arm: str, front: Sequence[float], first: Sequence[float], last: Sequence[float]) -> None:
         """A trajectory: front share, share changed at 1% at the first and at the last snapshot."""
         checkpoint = self.arms[arm]
@@ -315,9 +338,20 @@ class World:
                 "step50": 6,
                 "step80": 12,
                 "front_share": front[i],
+                "components": {
+                    "attention": {"l2": [0.002], "changed": {"0.01": [last[i]]}, "step50": 5, "step80": 11},
+                    "norm": {"l2": [None], "changed": {"0.01": [None]}, "step50": None, "step80": None},
+                },
             }
 
         self._each("trajectory", checkpoint, make, checkpoint=checkpoint)
+
+
+def _row(x: float, value: float) -> dict[str, Any]:
+    leg = 1 if x <= 1 else 2
+    t = x - (leg - 1)
+    a, b = (t, 0.0) if leg == 1 else (1.0, t)
+    return {"leg": leg, "t": t, "a": a, "b": b, "domains": {d: score(value) for d in DOMAINS}, "average": score(value)}
 
 
 def near(value: float, spread: float, *names: object, n: int = 3) -> list[float]:
@@ -361,6 +395,8 @@ def complete(seeds: tuple[int, ...] = (0, 1, 2)) -> World:
     for mid in ("mid[MC]", "mid[MCS]"):
         world.compare(mid, f"{mid}>rl[MCS]", near(0.9994, 0.0001, mid, "cka", n=n))
     world.compare("base", "mid[MCS]", near(0.98, 0.001, "base", "cka", n=n))
+    along = {x / 4: near(10 + 30 * min(1, x / 4) + 8 * max(0, x / 4 - 1), 0.5, "walk", x, n=n) for x in range(9)}
+    world.walk("base", "mid[MCS]", "mid[MCS]>rl[MCS]", along)
     for arm in ("mid[MCS]>rl[MCS]", "base>rl[MCS]"):
         ends = near(1.5, 0.05, arm, "first", n=n), near(5.0, 0.05, arm, "last", n=n)
         world.follow(arm, near(0.75, 0.02, arm, "front", n=n), *([v / 100 for v in end] for end in ends))

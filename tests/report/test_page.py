@@ -145,7 +145,7 @@ def test_every_figure_is_valid_plotly_and_has_its_place(parsed: Parsed) -> None:
     assert sorted(drawn) == sorted(places)
     assert set(drawn) == {
         "scores", "mixtures", "training", "divergence", "layers", "thresholds", "direction", "cka", "rl", "trajectory",
-        "behaviour", "time",
+        "trajectory-difference", "behaviour", "time",
     }  # fmt: skip
     for figure in drawn.values():
         go.Figure(figure)

@@ -120,6 +120,25 @@ CASES = [
     ("evaluations/core/text", ["wbe"], ": evaluations.core.text: no source 'wbe'", "web"),
     ("evaluations/core/checkpoints", ["bse"], ": evaluations.core.checkpoints: no base or checkpoint 'bse'", "base"),
     ("analyses/weights/pairs", [["base", "lr"]], ": analyses.weights.pairs[0]: no base or checkpoint 'lr'", None),
+    (
+        "analyses/direction",
+        {"groups": [["base", "mid-mc", "mid"]]},
+        ": analyses.direction.groups[0]: no base or checkpoint 'mid'",
+        "mid-mc",
+    ),
+    ("analyses/direction", {"groups": [["base", "rl"]]}, ": analyses.direction.groups[0]: 2 entries; allowed: at", None),
+    (
+        "analyses/direction",
+        {"groups": [["base", "rl", "base"]]},
+        ": analyses.direction.groups[0]: 'base' stands there twice",
+        None,
+    ),
+    (
+        "analyses/direction",
+        {"groups": [], "triples": []},
+        ": analyses.direction: 'triples' is the old name of 'groups': keep 'groups' alone",
+        None,
+    ),
     ("analyses/weigths", {}, ": analyses: unknown key 'weigths'; allowed: weights, direction", "weights"),
     ("analyses/behaviour/evaluation", "cor", ": analyses.behaviour.evaluation: no evaluation with tasks 'cor'", "core"),
     (

@@ -54,7 +54,7 @@ def test_which_steps_there_are(tmp_path: Path) -> None:
     assert names(plan, "corpus") == ["start-40x16", "mc-40x16", "mcs-40x16"]
     assert names(plan, "weights") == [*pairs, "mid-mcs:merged", "base:rl"]
     assert names(plan, "cka") == names(plan, "weights")
-    assert names(plan, "direction") == ["base:mid-mc:mid-mcs"]
+    assert names(plan, "direction") == ["base", "mid-mcs"]
     assert names(plan, "trajectory") == ["rl"]
     assert names(plan, "evaluation") == [f"core@{name}" for name in STUDY["checkpoints"]]
     assert names(plan, "behaviour") == names(plan, "evaluation")
@@ -72,8 +72,9 @@ def test_inputs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
     assert steps["evaluation/core@rl/s0"].inputs == {"checkpoint": "rl/rl/s0"}
     assert steps["weights/base:rl/s0"].inputs == {"old": "train/base/s0", "new": "rl/rl/s0"}
     assert steps["cka/base:rl/s0"].inputs == {"a": "train/base/s0", "b": "rl/rl/s0"}
-    direction = {"base": "train/base/s0", "a": "train/mid-mc/s0", "b": "train/mid-mcs/s0"}
-    assert steps["direction/base:mid-mc:mid-mcs/s0"].inputs == direction
+    direction = {"base": "train/base/s0", "mid-mc": "train/mid-mc/s0", "mid-mcs": "train/mid-mcs/s0"}
+    assert steps["direction/base/s0"].inputs == direction
+    assert steps["direction/mid-mcs/s0"].config["names"] == ["rl", "control"]
     assert steps["trajectory/rl/s0"].inputs == {"start": "train/mid-mcs/s0", "run": "rl/rl/s0"}
     claims = steps["claims/small"]
     kinds = {"evaluation", "weights", "direction", "cka", "behaviour", "trajectory"}
@@ -87,6 +88,8 @@ def test_entries_say_what_each_input_is(tmp_path: Path) -> None:
     key = "evaluation/core@rl/s0"
     assert entries[key] == {"key": key, "kind": "evaluation", "name": "core", "seed": 0, "checkpoint": "rl"}
     assert (entries["cka/base:rl/s0"]["old"], entries["cka/base:rl/s0"]["new"]) == ("base", "rl")
+    direction = entries["direction/base/s0"]
+    assert (direction["base"], direction["checkpoints"]) == ("base", ["mid-mc", "mid-mcs"])
     assert entries["train/mid-mc/s0"]["checkpoint"] == "mid-mc"
     assert "missing" not in entries[key]
 
@@ -103,7 +106,7 @@ def test_configs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
         "rl": {"spec", "template"},
         "evaluation": {"spec", "tasks", "sources", "micro", "heldout", "template", "name"},
         "weights": {"thresholds"},
-        "direction": set(),
+        "direction": {"base", "names"},
         "cka": {"spec", "sources", "micro", "heldout", "template"},
         "behaviour": set(),
         "trajectory": {"thresholds"},
@@ -126,7 +129,9 @@ def test_another_arm_or_order_leaves_other_fingerprints_alone(tmp_path: Path) ->
     data["mixtures"]["mc"]["weights"] = dict(reversed(data["mixtures"]["mc"]["weights"].items()))
     data["run"] = {"jobs": 7}
     after = fingerprints(planned(tmp_path, data))
-    kept = {key for key in before if key.split("/")[0] not in ("claims", "report")}
+    # The directions from base are those of one more checkpoint now.
+    assert after["direction/base/s0"] != before["direction/base/s0"]
+    kept = {key for key in before if key.split("/")[0] not in ("claims", "report")} - {"direction/base/s0"}
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
     assert fingerprints(planned(tmp_path, study(run={"jobs": 7}))) == before
 
@@ -138,7 +143,7 @@ def test_a_change_reaches_exactly_what_follows(tmp_path: Path) -> None:
     after = fingerprints(planned(tmp_path, data))
     changed = {key for key in before if before[key] != after[key]}
     follows = {key for key in before if "rl" in key.split("/")[1].replace("@", ":").split(":")}
-    assert changed == follows | {"claims/small", "report/small"}
+    assert changed == follows | {"direction/mid-mcs/s0", "claims/small", "report/small"}
 
 
 @pytest.mark.parametrize("change", ["threads", "machine text", "version"])
@@ -301,3 +306,26 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     assert known.of(steps["train/mid-mc/s0"]).seconds == pytest.approx(4.0)
     assert known.of(steps["rl/rl/s0"]).seconds is None
     assert step_tokens(steps["weights/base:rl/s0"]) is None
+
+
+def test_groups_of_directions(tmp_path: Path) -> None:
+    data = study()
+    given = [["base", "mid-mc", "rl", "mid-mcs"], ["mid-mcs", "rl", "base"], ["base", "rl", "rl-base"]]
+    data["analyses"]["direction"] = {"groups": given}
+    plan = planned(tmp_path, data)
+    assert names(plan, "direction") == ["base", "mid-mcs", "base:2"]
+    steps = {step.id: step for step in plan.steps}
+    found = [steps[f"direction/{name}/s0"].config for name in ("base", "mid-mcs", "base:2")]
+    assert [[config["base"], *config["names"]] for config in found] == given
+    assert set(steps["direction/mid-mcs/s0"].inputs) == {"mid-mcs", "rl", "base"}
+    before = fingerprints(plan)
+    data["analyses"]["direction"] = {"triples": given}
+    assert fingerprints(planned(tmp_path, data)) == before
+
+
+def test_a_lone_update_has_no_direction_to_compare(tmp_path: Path) -> None:
+    data = study()
+    del data["checkpoints"]["control"]
+    plan = planned(tmp_path, data)
+    assert names(plan, "direction") == ["base"]
+    assert "rl-base" not in {step.id: step for step in plan.steps}["direction/base/s0"].inputs

@@ -43,6 +43,11 @@ def at_threshold(changed: Mapping[str, Any], threshold: float) -> object:
     return None
 
 
+def path_place(row: Mapping[str, Any]) -> float:
+    """Where a point of a landscape's path lies: from 0 to 1 on its first leg, from 1 to 2 on its second."""
+    return float(row["leg"]) - 1 + float(row["t"])
+
+
 @dataclass(frozen=True)
 class Table:
     """All numbers of a study, by arm and seed."""
@@ -126,10 +131,14 @@ class Table:
             return self._no_arm(*(arm for arm in (base, a, b) if arm not in self.arms))
 
         def test(entry: Entry) -> bool:
-            return entry.get("base") == names[0] and {entry.get("a"), entry.get("b")} == set(names[1:])
+            return entry.get("base") == names[0] and set(names[1:]) <= set(entry.get("checkpoints", ()))
+
+        def read(metrics: Mapping[str, Any]) -> object:
+            order = cast("list[str]", metrics["names"])
+            return metrics["cosine"][order.index(str(names[1]))][order.index(str(names[2]))]
 
         what = f"direction of {names[1]} and {names[2]} from {names[0]}"
-        return self._read("direction", test, lambda m: m.get("cosine"), what, "no cosine")
+        return self._read("direction", test, read, what, "no cosine")
 
     def behaviour(self, arm: str, field: str, domain: str | None = "math") -> Series:
         """A behaviour figure, mean over the tasks of ``domain``; over all samples if ``domain`` is None."""
@@ -178,6 +187,33 @@ class Table:
             f"trajectory of {checkpoint} ({arm})",
             f"no {what}",
         )
+
+    def path_points(self, base: str, mid: str, run: str) -> tuple[float, ...]:
+        """Places of the points on the path base (0), mid (1), RL (2) that a landscape of these arms has, sorted."""
+        found: set[float] = set()
+        for entry in self._matching("landscape", self._chain_test(base, mid, run)):
+            artifact = self.inputs.get(entry["key"])
+            rows = cast("list[Mapping[str, Any]]", artifact.metrics.get("path", []) if artifact is not None else [])
+            found.update(path_place(row) for row in rows)
+        return tuple(sorted(found))
+
+    def path_score(self, base: str, mid: str, run: str, place: float) -> Series:
+        """Average score in percent at a place of the path base (0), mid (1), RL (2)."""
+        unknown = [arm for arm in (base, mid, run) if arm not in self.arms]
+        if unknown:
+            return self._no_arm(*unknown)
+
+        def read(metrics: Mapping[str, Any]) -> object:
+            rows = cast("list[Mapping[str, Any]]", metrics.get("path", []))
+            return next((row.get("average") for row in rows if abs(path_place(row) - place) <= 1e-9), None)
+
+        names = ", ".join(self.arms[arm] for arm in (base, mid, run))
+        what = f"landscape of {names} ({base}, {mid}, {run})"
+        return self._read("landscape", self._chain_test(base, mid, run), read, what, f"no score at {place:.3g}")
+
+    def _chain_test(self, *arms: str) -> Callable[[Entry], bool]:
+        names = tuple(self.arms.get(arm) for arm in arms)
+        return lambda entry: (entry.get("base"), entry.get("mid"), entry.get("rl")) == names
 
     def spec(self, arm: str) -> Mapping[str, Any] | None:
         """The spec of an arm's checkpoint as JSON; None for a base or an unknown arm."""
@@ -245,4 +281,4 @@ def task_domain(task: Mapping[str, Any]) -> str | None:
     return cast("str | None", task.get("domain") or micro.get("domain"))
 
 
-__all__ = ["Entry", "Series", "Table", "at_threshold", "evaluation_name", "number", "task_domain"]
+__all__ = ["Entry", "Series", "Table", "at_threshold", "evaluation_name", "number", "path_place", "task_domain"]

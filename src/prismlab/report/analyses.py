@@ -7,10 +7,9 @@ from typing import Any
 
 from prismlab.report import figures
 from prismlab.report.figures import COMPONENT_COLOURS, Bars, Line, Panel, colour
-from prismlab.report.records import Found, Records, at_threshold, number, over_seeds
-from prismlab.report.sections import Cell, Drawing, Section, Table, name_cell
+from prismlab.report.records import Found, Records, at_threshold, number
+from prismlab.report.sections import Cell, Drawing, Section, Table
 from prismlab.report.text import short, with_interval
-from prismlab.stats import Interval
 
 Pair = tuple[str, str]
 ONE_PERCENT = 0.01
@@ -159,30 +158,6 @@ def _times(value: object, factor: float) -> float | None:
     return None if found is None else factor * found
 
 
-def directions(records: Records) -> Section:
-    """Cosines between updates."""
-    found = records.of("direction")
-    if not found:
-        return Section("direction", "Update directions", note="The analysis 'direction' was not part of this study.")
-    triples = list(dict.fromkeys((one.entry["base"], one.entry["a"], one.entry["b"]) for one in found))
-    bars: list[Bars] = []
-    for k, (base, a, b) in enumerate(triples):
-        steps = records.of("direction", base=base, a=a, b=b)
-        values: dict[str, Interval] = {"whole model": records.interval(steps, lambda m: m.get("cosine"))}
-        for name in _union(steps, "components"):
-            values[name] = records.interval(steps, lambda m, name=name: m.get("components", {}).get(name))
-        tint = figures.SPARE_COLOURS[k % len(figures.SPARE_COLOURS)]
-        bars.append(Bars(name=f"{records.label(a)} against {records.label(b)}", colour=tint, values=values))
-    figure = figures.draw([Panel(title="", y="cosine", bars=bars)], columns=1, height=300)
-    how = "Cosine between two updates from one base: 1 is one direction, 0 has nothing in common."
-    return Section(
-        "direction",
-        "Update directions",
-        short="Direction",
-        drawings=[Drawing("direction", figure, how, "Cosine between updates")],
-    )
-
-
 def representations(records: Records) -> Section:
     """CKA by layer for every pair and input set."""
     pairs = records.pairs("cka")
@@ -232,64 +207,3 @@ def _cka_table(records: Records, pairs: Sequence[Pair], sets: Sequence[str]) -> 
         rows.append(row)
     head = ["pair", *(f"{source}, {what}" for source in sets for what in ("smallest", "debiased"))]
     return Table(head, rows, "Smallest CKA over the layers, by input set.")
-
-
-def trajectories(records: Records) -> Section:
-    """How far runs are from their start, snapshot by snapshot."""
-    found = records.of("trajectory")
-    if not found:
-        return Section("trajectory", "Trajectories", note="The analysis 'trajectory' was not part of this study.")
-    order = records.checkpoints(one.entry["checkpoint"] for one in found)
-
-    def lines(read: Any) -> list[Line]:
-        out: list[Line] = []
-        for c in order:
-            seeds = {one.seed: read(one.artifact.metrics) for one in found if one.entry["checkpoint"] == c}
-            out.append(Line(name=records.label(c), colour=colour(records.label(c)), seeds=seeds, markers=True))
-        return out
-
-    panels = [
-        Panel(title="distance, share of the final one", x="step", y="share", lines=lines(_relative)),
-        Panel(title="elements changed by more than 1%", x="step", y="percent", lines=lines(_active)),
-        Panel(title="overlap with the snapshot before", x="step", y="share", lines=lines(_overlap)),
-    ]
-    how = (
-        "Snapshots of a run against its start. A distance that rises early and flattens is front-loaded; overlap "
-        "is Jaccard's, of the sets of changed elements."
-    )
-    figure = figures.draw(panels, height=290)
-    rows = [_trajectory_row(records, c) for c in order]
-    head = ["run", "share of the distance at 40% of the steps", "steps to half", "steps to 80%"]
-    table = Table(head, rows, "Means over seeds with their intervals.")
-    return Section(
-        "trajectory", "Trajectories", drawings=[Drawing("trajectory", figure, how, "Trajectories")], tables=[table]
-    )
-
-
-def _points(metrics: Mapping[str, Any], values: Sequence[Any] | None, factor: float = 1.0) -> list[tuple[float, float]]:
-    known = zip(metrics.get("steps", []), map(number, values or []), strict=False)
-    return [(float(step), factor * value) for step, value in known if value is not None]
-
-
-def _relative(metrics: Mapping[str, Any]) -> list[tuple[float, float]]:
-    points = _points(metrics, metrics.get("l2"))
-    last = points[-1][1] if points else 0.0
-    return [(step, value / last) for step, value in points] if last else []
-
-
-def _active(metrics: Mapping[str, Any]) -> list[tuple[float, float]]:
-    curve: Any = at_threshold(metrics.get("changed", {}), ONE_PERCENT)
-    return _points(metrics, curve, 100)
-
-
-def _overlap(metrics: Mapping[str, Any]) -> list[tuple[float, float]]:
-    return _points(metrics, metrics.get("overlap"))
-
-
-def _trajectory_row(records: Records, checkpoint: str) -> list[Cell]:
-    found = records.of("trajectory", checkpoint=checkpoint)
-    row = [name_cell(records, checkpoint)]
-    for field, digits in (("front_share", 3), ("step50", 1), ("step80", 1)):
-        values = records.by_seed(found, lambda m, field=field: m.get(field))
-        row.append(with_interval(over_seeds(values, records.confidence), digits, False, Cell))
-    return row

@@ -259,7 +259,7 @@ def draw(panels: Sequence[Panel], columns: int = COLUMNS, height: int = PANEL_HE
             data.append(_bar_trace(bars, axis, bars.name not in named))
             named.add(bars.name)
         layout |= _axes(panel, axis, place)
-        titles.append(_title(panel.title, place))
+        titles.append(panel_title(panel.title, place))
     rows = math.ceil(len(filled) / min(columns, max(1, len(filled)))) if filled else 1
     foot = legend_height(named)
     layout |= {
@@ -294,7 +294,8 @@ def _decades(panel: Panel) -> float:
     return math.log10(max(values) / min(values)) if values else 0.0
 
 
-def _title(text: str, place: tuple[list[float], list[float]]) -> dict[str, Any]:
+def panel_title(text: str, place: tuple[list[float], list[float]]) -> dict[str, Any]:
+    """The annotation that stands above a panel at ``place`` (see ``grid``)."""
     return {
         "text": f"<b>{safe(text)}</b>" if text else "",
         "x": place[0][0],

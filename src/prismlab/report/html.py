@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import DataError, MissingExtra
-from prismlab.report import analyses, overview, samples, sections
+from prismlab.report import analyses, overview, paths, samples, sections
 from prismlab.report.cards import Card, card
 from prismlab.report.records import Records
 from prismlab.report.sections import Section
@@ -73,10 +73,10 @@ def build_sections(records: Records) -> list[Section]:
         sections.mixtures,
         sections.training,
         analyses.divergence,
-        analyses.directions,
+        paths.directions,
         analyses.representations,
         sections.reinforcement,
-        analyses.trajectories,
+        paths.trajectories,
         sections.behaviour,
         overview.time_spent,
         overview.provenance,

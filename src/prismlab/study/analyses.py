@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from prismlab.study.checkpoints import MergeSpec
-from prismlab.study.pairs import cka_pairs, direction_triples, evaluated, trajectory_checkpoints, weight_pairs
+from prismlab.study.pairs import cka_pairs, direction_groups, evaluated, trajectory_checkpoints, weight_pairs
 from prismlab.study.study import THRESHOLDS, Study
 
 
@@ -54,10 +55,14 @@ def _thresholds(builder: Builder) -> list[float]:
 def _direction(builder: Builder, seed: int) -> None:
     if builder.study.analyses.direction is None:
         return
-    for base, a, b in direction_triples(builder.study):
-        facts = {"base": base, "a": a, "b": b}
-        inputs = {key: builder.checkpoint(name, seed) for key, name in facts.items()}
-        builder.add("direction", f"{base}:{a}:{b}", seed, {}, inputs=inputs, facts=facts)
+    met: Counter[str] = Counter()
+    for base, *names in direction_groups(builder.study):
+        met[base] += 1
+        inputs = {name: builder.checkpoint(name, seed) for name in (base, *names)}
+        config = {"base": base, "names": names}
+        facts = {"base": base, "checkpoints": names}
+        title = base if met[base] == 1 else f"{base}:{met[base]}"
+        builder.add("direction", title, seed, config, inputs=inputs, facts=facts)
 
 
 def _cka(builder: Builder, seed: int) -> None:

@@ -91,14 +91,16 @@ def _sampling(study: Study) -> Iterator[str]:
 def _analyses(study: Study) -> Iterator[str]:
     everything = [*study.bases, *study.checkpoints]
     analyses = study.analyses
-    groups: dict[str, Sequence[tuple[str, ...]]] = {
+    groups: dict[str, Sequence[Sequence[str]]] = {
         "weights.pairs": (analyses.weights and analyses.weights.pairs) or [],
         "cka.pairs": (analyses.cka and analyses.cka.pairs) or [],
-        "direction.triples": (analyses.direction and analyses.direction.triples) or [],
+        "direction.groups": (analyses.direction and analyses.direction.groups) or [],
     }
     for key, rows in groups.items():
         for number, row in enumerate(rows):
             yield from _refer(f"analyses.{key}[{number}]", row, everything, "base or checkpoint")
+            if key == "direction.groups":
+                yield from _once(f"analyses.{key}[{number}]", row)
     if analyses.cka:
         yield from _refer("analyses.cka.sources", analyses.cka.sources, study.sources, "source")
         yield from _once("analyses.cka.sources", analyses.cka.sources)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 from prismlab.study.check import starts_of
-from prismlab.study.checkpoints import RLSpec, TrainSpec
+from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.study import Study
 
 
@@ -50,16 +48,20 @@ def cka_pairs(study: Study) -> list[tuple[str, str]]:
     return weight_pairs(study)
 
 
-def direction_triples(study: Study) -> list[tuple[str, str, str]]:
-    """``(base, a, b)`` of ``analyses.direction``, else every two mid-trained checkpoints that share a start."""
-    if study.analyses.direction is not None and study.analyses.direction.triples is not None:
-        return list(dict.fromkeys(study.analyses.direction.triples))
-    mids = [
-        (spec.start, name)
-        for name, spec in study.checkpoints.items()
-        if isinstance(spec, TrainSpec) and spec.stage == "midtrain" and not is_random(study, spec.start)
-    ]
-    return [(a[0], a[1], b[1]) for a, b in combinations(mids, 2) if a[0] == b[0]]
+def direction_groups(study: Study) -> list[tuple[str, ...]]:
+    """``(base, a, b, ...)`` of ``analyses.direction``, else what is mid-trained from each start, and what RL or
+    fine-tuning makes of each start, where there are two or more.
+
+    The two kinds stay apart, since RL's branch can end and would take the directions of mid-training with it.
+    """
+    if study.analyses.direction is not None and study.analyses.direction.groups is not None:
+        return list(dict.fromkeys(tuple(group) for group in study.analyses.direction.groups))
+    found: dict[tuple[str, bool], list[str]] = {}
+    for name, spec in study.checkpoints.items():
+        if isinstance(spec, MergeSpec) or spec.stage in ("pretrain", "extend") or is_random(study, spec.start):
+            continue
+        found.setdefault((spec.start, spec.stage == "midtrain"), []).append(name)
+    return [(start, *names) for (start, _), names in found.items() if len(names) > 1]
 
 
 def trajectory_checkpoints(study: Study) -> list[str]:

@@ -16,7 +16,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "rl": ("prismlab.rl.train:run", 1),
     "evaluation": ("prismlab.evaluate.stage:run", 2),
     "weights": ("prismlab.analyse.weights:run", 1),
-    "direction": ("prismlab.analyse.direction:run", 1),
+    "direction": ("prismlab.analyse.direction:run", 2),
     "cka": ("prismlab.analyse.cka:run", 1),
     "behaviour": ("prismlab.analyse.behaviour:run", 2),
     "trajectory": ("prismlab.analyse.trajectory:run", 1),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prismlab.study.checkpoints import CheckpointSpec
 from prismlab.study.spec import (
@@ -38,8 +38,20 @@ class WeightsSpec(Spec):
 class DirectionSpec(Spec):
     """Cosines between updates that start from one base."""
 
-    triples: list[tuple[str, str, str]] | None = None
-    """``[base, a, b]``; null for all pairs of mid-trained checkpoints that share a start."""
+    groups: list[Annotated[list[str], Field(min_length=3)]] | None = None
+    """``[base, a, b, ...]``, every two of a group compared; null for the mid-trained checkpoints of each start, and
+    apart from them the RL and fine-tuned ones of each start."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_name(cls, data: Any) -> object:
+        """``triples`` was the name while a group had exactly two checkpoints."""
+        if not isinstance(data, dict) or "triples" not in data:
+            return cast(object, data)
+        given = cast(dict[str, object], data)
+        if "groups" in given:
+            raise ValueError("'triples' is the old name of 'groups': keep 'groups' alone")
+        return {("groups" if key == "triples" else key): value for key, value in given.items()}
 
 
 class CkaSpec(Spec):

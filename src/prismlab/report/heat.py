@@ -1,0 +1,72 @@
+"""Square tables of numbers as heat maps, in the frame that ``figures`` gives to panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prismlab.report.figures import Figure, grid, panel_title, safe
+from prismlab.report.text import NONE, minus
+
+SCALE = [[0.0, "#b5703a"], [0.5, "rgba(138,144,156,0.12)"], [1.0, "#3b7dd8"]]
+"""From -1 over 0, which is nearly the page's own colour in light and dark, to 1."""
+ROW = 44
+"""Pixels of one row of a map."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """Values between -1 and 1 of every two of some names."""
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    """[k][k]; None leaves a cell empty."""
+
+
+def heat_maps(maps: Sequence[HeatMap], columns: int = 2) -> Figure:
+    """A figure of heat maps, each cell with its number; maps without any value are left out."""
+    filled = [one for one in maps if any(value is not None for row in one.values for value in row)]
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {}
+    titles: list[dict[str, Any]] = []
+    for k, (one, place) in enumerate(zip(filled, grid(len(filled), columns), strict=True)):
+        axis = "" if k == 0 else str(k + 1)
+        names = [safe(name) for name in one.names]
+        text = [[NONE if value is None else minus(f"{value:.2f}") for value in row] for row in one.values]
+        data.append(
+            {
+                "type": "heatmap",
+                "x": names,
+                "y": names,
+                "z": [list(row) for row in one.values],
+                "text": text,
+                "texttemplate": "%{text}",
+                "zmin": -1.0,
+                "zmax": 1.0,
+                "colorscale": SCALE,
+                "showscale": False,
+                "showlegend": False,
+                "xgap": 2,
+                "ygap": 2,
+                "xaxis": f"x{axis}",
+                "yaxis": f"y{axis}",
+                "hovertemplate": "%{y}<br>%{x}<br>%{z:.4f}<extra></extra>",
+            }
+        )
+        common = {"type": "category", "automargin": True, "showgrid": False}
+        layout[f"xaxis{axis}"] = {**common, "domain": place[0], "anchor": f"y{axis}"}
+        layout[f"yaxis{axis}"] = {**common, "domain": place[1], "anchor": f"x{axis}", "autorange": "reversed"}
+        titles.append(panel_title(one.title, place))
+    rows = -(-len(filled) // columns) if filled else 1
+    height = 60 + ROW * max((len(one.names) for one in filled), default=1)
+    layout |= {
+        "height": rows * height + 84,
+        "margin": {"l": 52, "r": 12, "t": 34, "b": 50},
+        "annotations": titles,
+        "hovermode": "closest",
+        "showlegend": False,
+        "meta": {"panels": len(filled), "panel_height": height},
+    }
+    return {"data": data, "layout": layout}
