@@ -18,7 +18,7 @@ from prismlab.claims.rules import CLAIMS, RULES_VERSION
 
 Change = Callable[[World], object]
 DECIDED = [claim.id for claim in CLAIMS if claim.decide is not None]
-OPEN = ["C13", "C15", "C16", "C17", "C18"]
+OPEN = ["C15", "C16", "C17", "C18"]
 MCS, RL = "mid[MCS]", "mid[MCS]>rl[MCS]"
 WIDE = [-60.0, 5.0, 65.0]
 
@@ -58,6 +58,17 @@ def thresholds(t: float, values: list[float]) -> Change:
     return lambda w: w.weigh(MCS, RL, near(0.001, 1e-5, "l"), near(0.05, 0.002, "s"), shares={t: values})
 
 
+def walk(**places: list[float]) -> Change:
+    """The straight path 10, 40, 48 with 5 points a leg, but where ``at_<quarters>`` says otherwise."""
+
+    def change(world: World) -> None:
+        along = {x / 4: near(10 + 30 * min(1, x / 4) + 8 * max(0, x / 4 - 1), 0.5, "walk", x) for x in range(9)}
+        along |= {int(name.removeprefix("at_")) / 4: values for name, values in places.items()}
+        world.walk("base", MCS, RL, along)
+
+    return change
+
+
 CONTRADICTED: dict[str, Change] = {
     "C1": scores(MCS, science=at(10.0, "C1")),
     "C2": lambda w: w.evaluate(MCS, at(48, "a"), at(38, "b"), at(45, "c"), web=near(2.4, 0.01, "w"), chat=at(2.9, "x")),
@@ -71,6 +82,7 @@ CONTRADICTED: dict[str, Change] = {
     "C10": lambda w: w.aim("mid[MC]", MCS, near(0.97, 0.005, "C10")),
     "C11": lambda w: w.compare(MCS, RL, near(0.99, 0.0005, "C11")),
     "C12": lambda w: w.follow(RL, near(0.3, 0.02, "C12"), [0.01, 0.012, 0.011], [0.05, 0.051, 0.055]),
+    "C13": walk(at_6=near(30.0, 0.5, "C13")),
     "C14": lambda w: w.behave(MCS, near(40, 1, "l"), near(0.15, 0.003, "n"), near(0.05, 0.001, "C14")),
 }  # fmt: skip
 INCONCLUSIVE: dict[str, Change] = {
@@ -86,6 +98,7 @@ INCONCLUSIVE: dict[str, Change] = {
     "C10": lambda w: w.weigh("base", MCS, [0.17, 0.2, 0.24], [0.96, 0.961, 0.959]),
     "C11": lambda w: w.compare(MCS, RL, [0.9995, 0.998, 0.996]),
     "C12": lambda w: w.follow(RL, [0.3, 0.5, 0.8], [0.01, 0.012, 0.011], [0.05, 0.051, 0.055]),
+    "C13": walk(at_1=[5.0, 20.0, 9.0]),
     "C14": lambda w: w.behave(MCS, WIDE, near(0.15, 0.003, "n"), near(-0.03, 0.001, "g")),
 }  # fmt: skip
 LOST: dict[str, tuple[Change, str]] = {
@@ -101,6 +114,7 @@ LOST: dict[str, tuple[Change, str]] = {
     "C10": (lambda w: w.forget("direction"), "no direction of mid-mc and mid-mcs from base"),
     "C11": (lambda w: w.forget("cka", old="mid-mcs"), "no cka analysis of mid-mcs -> rl-mcs-mcs"),
     "C12": (lambda w: w.forget("trajectory", checkpoint="rl-mcs-mcs"), "no trajectory of rl-mcs-mcs"),
+    "C13": (lambda w: w.forget("landscape"), "no landscape of base, mid-mcs, rl-mcs-mcs"),
     "C14": (lambda w: w.forget("behaviour", checkpoint="base"), "no behaviour of base"),
 }  # fmt: skip
 
@@ -299,6 +313,46 @@ def test_c12_says_what_the_schedule_does() -> None:
     assert any("64%" in note for note in entry(world, "C12")["notes"])
     world.study["checkpoints"]["rl-mcs-mcs"]["optimizer"]["schedule"] = "constant"
     assert not any("64%" in note for note in entry(world, "C12")["notes"])
+
+
+def test_c13_each_inner_point_is_held_to_the_line_between_its_leg_s_ends() -> None:
+    """Known values: 10, 40, 50 at the ends; the line passes 32.5 at three quarters of the first leg, and W has 26.5."""
+    world = complete()
+    scatter = (0.0, 0.2, -0.2)
+    ends = {0: 10.0, 1: 17.5, 2: 25.0, 3: 26.5, 4: 40.0, 5: 42.5, 6: 46.0, 7: 47.5, 8: 50.0}
+    # The ends scatter with their seed, so that the difference by seed does not.
+    walk(**{f"at_{x}": [v + s for s in scatter] for x, v in ends.items()})(world)
+    found = entry(world, "C13")
+    parts = {part["label"]: part for part in found["parts"]}
+    assert len(parts) == 2 + 3 + 3
+    dip = parts["base to mid, at 0.75 of the way: minus the straight line"]
+    assert dip["seeds"] == pytest.approx({"0": -6.0, "1": -6.0, "2": -6.0})
+    assert parts["mid to RL, at 0.5 of the way: minus the straight line"]["effect"]["value"] == pytest.approx(1.0)
+    assert parts["RL minus mid"]["effect"]["value"] == pytest.approx(10.0)
+    walk(at_3=near(31.0, 0.3, "shallow"))(world)
+    assert entry(world, "C13")["verdict"] == "supported", "1.5 points below the line are no barrier by the rule"
+
+
+def test_c13_a_fall_in_rl_contradicts_though_no_point_lies_below_the_line() -> None:
+    world = complete()
+    walk(**{f"at_{x}": near(40 - 3 * (x - 4), 0.2, "fall", x) for x in range(5, 9)})(world)
+    found = entry(world, "C13")
+    assert (found["verdict"], found["effect"]["label"]) == ("contradicted", "RL minus mid")
+
+
+def test_c13_asks_for_five_points_a_leg() -> None:
+    world = complete()
+    world.walk("base", MCS, RL, {x / 2: near(10 + 15 * x, 0.5, "few", x) for x in range(5)})
+    found = entry(world, "C13")
+    assert found["verdict"] == "not_tested"
+    assert "the landscape has 3 points from base to mid, the rule asks for 5 or more" in found["missing"]
+
+
+def test_c13_reads_the_landscape_of_its_own_arms() -> None:
+    world = complete()
+    world.forget("landscape")
+    world.walk("base", "mid[MC]", "mid[MC]>rl[MCS]", {x / 4: near(10 + 9 * x, 0.5, "other", x) for x in range(9)})
+    assert entry(world, "C13")["verdict"] == "not_tested"
 
 
 def test_c14_reads_math_tasks_only() -> None:

@@ -163,7 +163,7 @@ def test_cards_sign_differences_and_not_levels() -> None:
     assert re.fullmatch(r"\d\.\d+", cards["C10"].effect)
     assert cards["C7"].effect.endswith(" percent")
     assert not cards["C7"].effect.startswith("+")
-    assert cards["C13"].effect == "–"
+    assert cards["C15"].effect == "–"
     assert cards["C11"].interval.startswith("[0.999")
 
 

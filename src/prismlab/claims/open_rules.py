@@ -6,21 +6,6 @@ from prismlab.claims.rule import Claim
 
 OPEN_CLAIMS: tuple[Claim, ...] = (
     Claim(
-        id="C13",
-        title="Pass rate rises along base, mid and RL without a barrier",
-        rule="Pass rates, in points, on the path W(a,b) = base + a (mid - base) + b (RL - mid), a from 0 to 1 "
-        "at b = 0, then b from 0 to 1 at a = 1, at 5 or more points a leg. Supported if mid minus base "
-        "and RL minus mid lie above 0 and, at every inner point, the pass rate minus the straight line "
-        "between its leg's ends lies above -5 (a convention); contradicted if any interval lies below its bound.",
-        arms=(
-            "base",
-            "mid[MCS]",
-            "mid[MCS]>rl[MCS]",
-        ),
-        reads=("an analysis of the landscape between them, which this version lacks",),
-        decide=None,
-    ),
-    Claim(
         id="C15",
         title="RL solves prompts that were unsolved at its start",
         rule="Training prompts with 0 correct of 16 samples at the start of mid[MCS]>rl[MCS]: their pass rate "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from prismlab.claims.arms import Table
 from prismlab.claims.decide import Part, above, below, shown
 from prismlab.claims.open_rules import OPEN_CLAIMS
+from prismlab.claims.path_rules import PATH_CLAIMS
 from prismlab.claims.rule import BASE, MC, MCS, Claim, Decision, all_of, rl
 from prismlab.claims.series import Series, absent, mean_of
 from prismlab.claims.weight_rules import WEIGHT_CLAIMS
@@ -209,7 +210,10 @@ BEHAVIOUR_CLAIMS: tuple[Claim, ...] = (
 )
 
 CLAIMS: tuple[Claim, ...] = tuple(
-    sorted((*SCORE_CLAIMS, *WEIGHT_CLAIMS, *BEHAVIOUR_CLAIMS, *OPEN_CLAIMS), key=lambda claim: int(claim.id[1:]))
+    sorted(
+        (*SCORE_CLAIMS, *WEIGHT_CLAIMS, *PATH_CLAIMS, *BEHAVIOUR_CLAIMS, *OPEN_CLAIMS),
+        key=lambda claim: int(claim.id[1:]),
+    )
 )
 """All eighteen, in order."""
 
