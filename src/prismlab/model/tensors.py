@@ -75,6 +75,11 @@ class Source:
                 )
             done += got
 
+    def advise(self, offset: int, count: int) -> None:
+        """Ask the system to read ``count`` bytes from ``offset`` on soon, where it can be asked."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
+
     def bytes(self, offset: int, count: int) -> bytearray:
         """``count`` bytes from ``offset`` on."""
         out = bytearray(count)
