@@ -121,15 +121,18 @@ def test_a_study_from_plan_to_gc(
     assert call(monkeypatch, "check", "study.yaml", "--artifacts") == 0
     capsys.readouterr()
     (home / "study.yaml").write_text(STUDY.replace("steps: 2", "steps: 3"))
+    (home / "runs" / "tiny" / "scratch" / "train-0123456789abcdef").mkdir(parents=True)
     assert call(monkeypatch, "gc", "study.yaml") == 0
     listed = capsys.readouterr().out
     assert "train-" in listed
+    assert "scratch/train-0123456789abcdef" in listed, "no step of the plan goes on from there"
     assert "could be freed" in listed
     before = len(list((home / "runs" / "tiny" / "artifacts").iterdir()))
     assert call(monkeypatch, "gc", "study.yaml", "--yes") == 0
     after = [path.name.rpartition("-")[0] for path in (home / "runs" / "tiny" / "artifacts").iterdir()]
     assert after == ["base"]
     assert before > 6
+    assert list((home / "runs" / "tiny" / "scratch").iterdir()) == []
 
 
 def test_a_flipped_byte_fails_the_check_of_artifacts(

@@ -339,8 +339,11 @@ def collect_garbage(file: Path, *, out: Path | None, threads: int | None, snapsh
         plan = _planned(loaded, store, threads)
         found = plan.resolve(store.record)
         kept = {store.path(f.step.kind, f.fingerprint) for f in found.values() if isinstance(f, Settled)}
+        begun = {store.scratches / path.name for path in kept if not path.exists()}
+        left = [folder for folder in store.scratches.glob("*") if folder not in begun]
         freed = 0
-        for folder in [folder for folder in store.all() if folder not in kept] + sorted(store.damaged.glob("*")):
+        spare = [folder for folder in store.all() if folder not in kept]
+        for folder in [*spare, *sorted(store.damaged.glob("*")), *sorted(left)]:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             _say(f"{_bytes(size):>8}  {folder.relative_to(store.root)}")
             freed += store.remove(folder) if yes else size

@@ -35,12 +35,30 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     if config.get("snapshots"):
         (out / "snapshots" / "step-1").mkdir(parents=True)
         (out / "snapshots" / "step-1" / "w.bin").write_bytes(b"w" * 1000)
-    told = {key: value for key, value in config.items() if key not in ("files", "counter", "sleep")}
+    told = {key: value for key, value in config.items() if key not in ("files", "scratch", "counter", "sleep")}
     (out / "data.json").write_text(json.dumps({"config": told, "read": read}, sort_keys=True))
     progress.advance(1, loss=0.25)
     progress.note("written")
     print("to the log")
     return Result(metrics={"inputs": len(inputs), "pid": os.getpid()}, tokens=10)
+
+
+def pieces(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
+    """Four pieces kept in the scratch folder; the process dies once after the piece that ``die_after`` names."""
+    scratch = Path(config["scratch"])
+    scratch.mkdir(parents=True, exist_ok=True)
+    made = 0
+    for piece in range(4):
+        if (scratch / str(piece)).exists():
+            continue
+        (scratch / str(piece)).write_text(str(piece * piece))
+        made += 1
+        if piece == config.get("die_after"):
+            os.kill(os.getpid(), 9)
+        if piece == config.get("fail_after"):
+            raise StageError("not yet")
+    (out / "data.json").write_text(json.dumps([(scratch / str(piece)).read_text() for piece in range(4)]))
+    return Result(metrics={"made": made})
 
 
 def ranks(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:

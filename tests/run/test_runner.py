@@ -182,6 +182,34 @@ def test_a_killed_worker_is_reported_with_a_remedy(tmp_path: Path) -> None:
         Runner(plan, prepared(tmp_path), jobs=1).run()
 
 
+@pytest.mark.parametrize("how", ["die_after", "fail_after"])
+def test_a_stopped_step_finds_what_it_kept_and_the_end_is_the_same(how: str, tmp_path: Path) -> None:
+    step = fake("a", entry="fake_stages:pieces", **{how: 1})
+    plan = plan_of(step, report=False)
+    with pytest.raises(StepFailed):
+        Runner(plan, prepared(tmp_path), jobs=1).run()
+    scratch = Store(tmp_path).scratches
+    assert [path.name for path in scratch.iterdir()] == [f"train-{plan.resolve(lambda *_: None)[step.id].fingerprint}"]  # type: ignore[union-attr]
+    assert sorted(path.name for path in next(scratch.iterdir()).iterdir()) == ["0", "1"]
+    with Store(tmp_path).lock():
+        pass  # The folder is one of ours: a run may still take it.
+    Runner(plan, prepared(tmp_path), jobs=1).run()
+    assert record_of(tmp_path, step.id)["metrics"] == {"made": 2}
+    artifact = Store(tmp_path).read(next(Store(tmp_path).all()))
+    assert json.loads((artifact.path / "data.json").read_text()) == ["0", "1", "4", "9"]
+    assert set(artifact.record["files"]) == {"data.json"}
+    assert list(scratch.iterdir()) == []
+    other = fake("a", entry="fake_stages:pieces", other=1)
+    summary = run_in_process(plan_of(other, report=False), tmp_path)
+    assert built(summary) == [other.id]
+    assert record_of_metrics(tmp_path) == [{"made": 2}, {"made": 4}], "another configuration starts from nothing"
+
+
+def record_of_metrics(root: Path) -> list[dict[str, int]]:
+    found = [json.loads(path.read_text())["metrics"] for path in root.glob("artifacts/*/record.json")]
+    return sorted(found, key=lambda metrics: metrics["made"])
+
+
 def test_dropped_snapshots_are_made_again_for_a_trajectory_only(tmp_path: Path) -> None:
     run = fake("run", snapshots=1)
     run_in_process(plan_of(run, report=False), tmp_path)

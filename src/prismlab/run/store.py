@@ -4,6 +4,7 @@
 ROOT/lock
 ROOT/artifacts/<kind>-<fingerprint>/record.json, files of the stage
 ROOT/tmp/       what is being built; emptied when a run starts
+ROOT/scratch/<kind>-<fingerprint>/  what a stage keeps of a step under way, so that a stopped one goes on from there
 ROOT/damaged/   artifacts whose files no longer have their hashes, moved aside
 ROOT/logs/<step>.log
 ```
@@ -30,7 +31,9 @@ from prismlab.study.steps import canonical
 RECORD = "record.json"
 SCHEMA = 1
 """Version of the record's own layout."""
-_OURS = re.compile(r"lock|artifacts|tmp|tmp\.\d+|damaged|logs|run\.json|run\.json\.tmp|hashes\.json|hashes\.json\.\d+")
+_OURS = re.compile(
+    r"lock|artifacts|tmp|tmp\.\d+|scratch|damaged|logs|run\.json|run\.json\.tmp|hashes\.json|hashes\.json\.\d+"
+)
 _ARTIFACT = re.compile(r"[a-z]+-[0-9a-f]+")
 
 
@@ -85,6 +88,7 @@ class Store:
         self.root = root.resolve()
         self.artifacts = self.root / "artifacts"
         self.building = self.root / "tmp"
+        self.scratches = self.root / "scratch"
         self.damaged = self.root / "damaged"
         self.logs = self.root / "logs"
 
@@ -138,6 +142,13 @@ class Store:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         return folder
+
+    def scratch(self, kind: str, fingerprint: str) -> Path:
+        """Where a stage may keep what is done of a step; it makes the folder itself. Gone once the step is complete.
+
+        The fingerprint is in its name, so what a stopped run left there was made by an equal configuration.
+        """
+        return self.scratches / f"{kind}-{fingerprint}"
 
     def read(self, folder: Path) -> Artifact:
         """The artifact in ``folder``, its record checked against its seal, its files not yet.

@@ -109,7 +109,9 @@ def call(job: Job, out: Path, progress: Progress) -> Result:
     limit_threads(job.threads)
     stage = load_stage(job.entry)
     limit_threads(job.threads)  # The import may have brought torch in, with threads as it likes.
-    return stage({**job.config, "files": dict(job.paths)}, _artifacts(job), out, progress)
+    scratch = Store(Path(job.root)).scratch(job.kind, job.fingerprint)
+    config = {**job.config, "files": dict(job.paths), "scratch": str(scratch)}
+    return stage(config, _artifacts(job), out, progress)
 
 
 def _forward(line: str, progress: Progress, log: IO[str]) -> None:
@@ -215,6 +217,7 @@ def execute(job: Job, progress: Progress) -> Done:
             result, peak, ended = Result(), None, end.reason
         seconds = round(time.monotonic() - clock, 3)
         store.commit(draft, _record(job, result, started=started, seconds=seconds, peak=peak, ended=ended))
+        shutil.rmtree(store.scratch(job.kind, job.fingerprint), ignore_errors=True)
         return Done(status="complete" if ended is None else "ended", seconds=seconds, reason=ended or "")
     except Exception as error:
         seconds = round(time.monotonic() - clock, 3)
