@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickled weights are not read"):
+    with pytest.raises(CheckpointError, match="pickled"):
         load_model(tmp_path)
 
 
@@ -74,7 +75,7 @@ def test_truncated_weights_are_an_error_of_ours(tmp_path: Path) -> None:
     save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .* bytes are missing"):
         load_model(tmp_path)
 
 
@@ -84,3 +85,42 @@ def test_folder_without_tokenizer(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(CheckpointError, match="tokenizer"):
         load_tokenizer(tmp_path)
+
+
+HOSTILE: dict[str, tuple[dict[str, object], str]] = {
+    "width": ({"hidden_size": 10**9}, "vocabulary times width"),
+    "layers": ({"num_hidden_layers": 10**6}, r"promises 1,000,000 \(layers\)"),
+    "both": ({"hidden_size": 10**9, "num_hidden_layers": 10**6}, "promises"),
+    "vocabulary": ({"vocab_size": 10**12}, "vocabulary times width"),
+    "middle": ({"intermediate_size": 10**11}, "describes a model of 4,800,"),
+    "no heads": ({"num_attention_heads": 0}, "ZeroDivisionError"),
+    "heads that do not divide": ({"num_attention_heads": 10**6}, "describes no causal language model"),
+    "another class": ({"model_type": "t5"}, "describes no causal language model"),
+    "an unheard-of class": ({"model_type": "x\x1b[31m"}, "describes no causal language model"),
+    "text for a number": ({"hidden_size": "many"}, "describes no causal language model"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_config_that_promises_too_much_is_refused_before_a_model_is_made(case: str, tmp_path: Path) -> None:
+    save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
+    values, message = HOSTILE[case]
+    config = json.loads((tmp_path / "config.json").read_text()) | values
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    # 2 GB above what the process has mapped: an allocation of what these configs ask for would fail.
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (2 << 30), limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=message) as refused:
+            load_model(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert "\x1b" not in str(refused.value)
+
+
+def test_looking_at_the_promise_draws_no_random_number(tmp_path: Path) -> None:
+    save_checkpoint(tiny(False), build_byte_tokenizer(), tmp_path)
+    before = torch.get_rng_state()
+    load_model(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,21 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
-from prismlab.model.families import COMPONENTS, FAMILIES, SUBCOMPONENTS, canonical, flat_ranges, locate
+from prismlab.errors import CheckpointError
+from prismlab.micro.models import ARCHITECTURES, tiny_config
+from prismlab.model.families import (
+    COMPONENTS,
+    FAMILIES,
+    MOST_BLOCKS,
+    SUBCOMPONENTS,
+    canonical,
+    check_config_fits,
+    flat_ranges,
+    locate,
+    tied_head,
+)
 from prismlab.model.tensors import model_type, open_checkpoint
 
 torch.set_num_threads(1)
@@ -34,16 +48,17 @@ PLAIN = {"mlp.gate", "mlp.up", "mlp.down"}
 
 
 def nemotron(**more: Any) -> transformers.NemotronHConfig:
-    return transformers.NemotronHConfig(
+    values: dict[str, Any] = {
         **COMMON,
-        head_dim=8,
-        ssm_state_size=8,
-        mamba_num_heads=8,
-        mamba_head_dim=8,
-        n_groups=1,
-        layers_block_type=["mamba", "mlp", "attention"],
+        "head_dim": 8,
+        "ssm_state_size": 8,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 1,
+        "layers_block_type": ["mamba", "mlp", "attention"],
         **more,
-    )
+    }
+    return transformers.NemotronHConfig(**values)
 
 
 VARIANTS: dict[str, tuple[Any, set[str]]] = {
@@ -74,6 +89,28 @@ VARIANTS: dict[str, tuple[Any, set[str]]] = {
         nemotron(attention_bias=True, mlp_bias=True, mamba_proj_bias=True),
         ATTENTION | {"mlp.up", "mlp.down"} | MIXER | OUTSIDE,
     ),
+    "nemotron-h-experts": (
+        nemotron(
+            layers_block_type=["mamba", "moe", "attention"],
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+            moe_shared_expert_intermediate_size=16,
+            moe_latent_size=8,
+        ),
+        ATTENTION | {"mlp.up", "mlp.down", "mlp.router", "mlp.latent"} | MIXER | OUTSIDE,
+    ),
+    "granite4-h-biased": (
+        transformers.GraniteMoeHybridConfig(
+            **HYBRID,
+            **NO_EXPERTS,
+            layer_types=["mamba", "attention"],
+            attention_bias=True,
+            mamba_proj_bias=True,
+            mamba_conv_bias=True,
+        ),
+        ATTENTION | FUSED | MIXER | OUTSIDE,
+    ),
     "qwen3": (transformers.Qwen3Config(**DENSE, head_dim=8), ATTENTION | PLAIN | OUTSIDE),
 }
 
@@ -93,6 +130,11 @@ def test_every_name_is_mapped_in_memory_and_on_disk(variant: str, tmp_path: Path
     assert layers == set(range(config.num_hidden_layers))
     saved = open_checkpoint(tmp_path)
     assert model_type(tmp_path) == kind
+    if variant == "nemotron-h-experts":
+        # Stacked in memory and saved one by one: other names, the same places, as many elements.
+        assert {locate(name, kind) for name in saved} == set(held.values())
+        assert saved.elements == sum(tensor.numel() for tensor in state.values())
+        return
     assert {canonical(name, kind) for name in saved} == set(state)
     for name, view in saved.items():
         assert locate(name, kind) == held[canonical(name, kind)]
@@ -156,3 +198,81 @@ def test_ranges_of_fused_experts_cover_everything_once() -> None:
         assert torch.equal(got, half.reshape(-1))
     with pytest.raises(ValueError, match="shared out"):
         flat_ranges((7, 5), where)
+    with pytest.raises(ValueError, match="shared out"):
+        flat_ranges((2**62, 0, 2), where)  # an empty tensor may claim any number of matrices
+    assert len(flat_ranges((MOST_BLOCKS, 2, 1), where)[0][1]) == MOST_BLOCKS
+
+
+def test_the_first_half_of_each_experts_matrix_is_the_gate() -> None:
+    from transformers.models.granitemoehybrid.modeling_granitemoehybrid import GraniteMoeHybridExperts
+
+    torch.manual_seed(0)
+    config = VARIANTS["granite4-experts"][0]
+    config._experts_implementation = "eager"
+    experts = GraniteMoeHybridExperts(config)
+    where = locate("model.layers.0.block_sparse_moe.experts.gate_up_proj", "granitemoehybrid")
+    x, chosen, share = torch.randn(5, 32), torch.tensor([[0], [1], [0], [1], [1]]), torch.ones(5, 1)
+    with torch.no_grad():
+        for parameter in experts.parameters():
+            parameter.normal_()
+        before = experts(x, chosen, share)
+        for start, stop in dict(flat_ranges(experts.gate_up_proj.shape, where))["mlp.up"]:
+            experts.gate_up_proj.view(-1)[start:stop] *= -1
+        assert torch.allclose(experts(x, chosen, share), -before, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_parameter_of_the_seven_models_has_a_place(arch: str) -> None:
+    config = tiny_config(arch, 32, 12, 258)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    held = {name: locate(name, config.model_type) for name, _ in model.named_parameters()}
+    assert [name for name, where in held.items() if where.component == "other"] == []
+    assert {where.layer for where in held.values()} == {None, *range(12)}
+    fine = {where.subcomponent for where in held.values()}
+    assert fine >= ATTENTION
+    assert (fine >= MIXER) is (arch in ("granite4-h", "nemotron-h"))
+
+
+def stored(folder: Path, head: torch.Tensor | None, **config: Any) -> tuple[Any, dict[str, Any]]:
+    embedding = torch.arange(24.0).view(6, 4)
+    state = {"model.embed_tokens.weight": embedding} | ({} if head is None else {"lm_head.weight": head})
+    save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors")
+    return open_checkpoint(folder), config
+
+
+@pytest.mark.parametrize(
+    ("head", "config", "expected"),
+    [
+        (torch.arange(24.0).view(6, 4), {"tie_word_embeddings": True}, "lm_head.weight"),
+        (torch.arange(24.0).view(6, 4), {}, "lm_head.weight"),
+        (torch.arange(24.0).view(6, 4), {"tie_word_embeddings": False}, None),
+        (torch.arange(24.0).view(6, 4).index_fill(0, torch.tensor(5), 0.0), {"tie_word_embeddings": True}, None),
+        (torch.arange(24.0).view(4, 6), {"tie_word_embeddings": True}, None),
+        (torch.arange(24).view(6, 4).to(torch.int32), {"tie_word_embeddings": True}, None),
+        (None, {"tie_word_embeddings": True}, None),
+    ],
+)
+def test_a_tied_head_is_a_copy_and_said_to_be_one(
+    head: torch.Tensor | None, config: dict[str, Any], expected: str | None, tmp_path: Path
+) -> None:
+    assert tied_head(*stored(tmp_path, head, **config)) == expected
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_config_fits_its_own_weights_alone(arch: str, tmp_path: Path) -> None:
+    config = tiny_config(arch, 32, 4, 258)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    check_config_fits(tmp_path)
+    good = json.loads((tmp_path / "config.json").read_text())
+    lists = [key for key in ("layers_block_type", "layer_types") if good.get(key)]
+    for wrong in (
+        {"num_hidden_layers": 5} | {key: [*good[key], good[key][-1]] for key in lists},
+        {"vocab_size": 10**9},
+        {"hidden_size": 10**9},
+        {"num_local_experts": 10**9},
+        {"text_config": {"hidden_size": 10**9}},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(good | wrong))
+        with pytest.raises(CheckpointError, match="promises"):
+            check_config_fits(tmp_path)

@@ -10,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as _bars
 
-from prismlab.errors import CheckpointError
+from prismlab.errors import CheckpointError, shown
+from prismlab.model.families import check_config_fits
+from prismlab.model.tensors import open_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 _bars.disable_progress_bar()
 # A bar for each file read or written would tear the one bar that a run shows.
 
+FEW = 1_000_000
+"""Elements that do no harm if the library makes them up before it tells that they are missing."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,8 +41,7 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder}: no *.safetensors; pickled weights are not read, convert them first")
+    _check_promise(folder)
     try:
         # The library's types do not tell that output_loading_info makes it return a pair.
         pair: Any = AutoModelForCausalLM.from_pretrained(
@@ -60,6 +63,35 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
     if device is None:
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return model.to(device).eval()
+
+
+def _check_promise(folder: Path) -> None:
+    """Refuse a config that describes no model, or one with more weights than are stored.
+
+    The library would make up what is missing, of whatever size the config asks for. So the model is first built without
+    memory (on the device ``meta``).
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_config_fits(folder)
+    with open_checkpoint(folder) as file:
+        stored = file.elements
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a config is a stranger's, and the library's code falls over it in every way there is
+        reason = shown(" ".join(str(error).split()), 300)
+        raise CheckpointError(
+            f"{folder / 'config.json'}: describes no causal language model: {type(error).__name__}: {reason}"
+        ) from error
+    promised = sum(parameter.numel() for parameter in model.parameters())
+    # A tensor or two may be missing: that is told further on, by name.
+    if promised > 2 * stored + FEW:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: describes a model of {promised:,} parameters, the weights hold {stored:,}; "
+            "take the config that was saved with these weights"
+        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -96,9 +128,21 @@ def save_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str = "bfloat16"
 ) -> None:
     """Write ``model`` and ``tokenizer`` to ``folder`` in the Hugging Face layout, weights rounded to ``dtype``."""
+    _save_weights(model, folder, dtype)
+    tokenizer.save_pretrained(folder)
+
+
+def save_master(model: PreTrainedModel, folder: Path) -> None:
+    """Write the float32 weights of ``model`` as they are, and its config, under the names that ``save_checkpoint`` gives.
+
+    There is no tokenizer beside them: it lies with the checkpoint.
+    """
+    _save_weights(model, folder, "float32")
+
+
+def _save_weights(model: PreTrainedModel, folder: Path, dtype: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, state_dict=_converted(model, DTYPES[dtype]))
-    tokenizer.save_pretrained(folder)
     config_file = folder / "config.json"
     config: dict[str, Any] = json.loads(config_file.read_text())
     config["dtype"] = dtype

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from prismlab.errors import CheckpointError
+from prismlab.model.folder import CONFIG, read_config
+from prismlab.model.tensors import TensorView, open_checkpoint
 
 Component = Literal["attention", "mlp", "mamba", "embedding", "norm", "head", "other"]
 
@@ -26,6 +31,7 @@ SUBCOMPONENTS: tuple[str, ...] = (
     "mlp.up",
     "mlp.down",
     "mlp.router",
+    "mlp.latent",
     "mamba.in_proj",
     "mamba.out_proj",
     "mamba.conv1d",
@@ -82,6 +88,7 @@ _NEMOTRON_H = (
     (r"mixer\.(up|down)_proj\.(?:weight|bias)", r"mlp.\1"),
     (r"mixer\.(?:experts|shared_experts)\.(?:\d+\.)?(up|down)_proj(?:\.(?:weight|bias))?", r"mlp.\1"),
     (r"mixer\.gate\.(?:weight|e_score_correction_bias)", "mlp.router"),
+    (r"mixer\.fc[12]_latent_proj\.(?:weight|bias)", "mlp.latent"),
 )
 _LAYER_RULES: dict[str, tuple[tuple[str, str], ...]] = {
     "llama": _DENSE,
@@ -103,6 +110,9 @@ _OUTSIDE: dict[str, str] = {
     "lm_head.weight": "head",
 }
 _LAYER = re.compile(r"model\.layers\.(\d{1,6})\.(.+)")
+
+MOST_BLOCKS = 65_536
+"""Most matrices (experts) that a fused tensor may stack."""
 
 FAMILIES = frozenset(_LAYER_RULES)
 """Values of ``model_type`` whose every tensor is known."""
@@ -173,12 +183,13 @@ def flat_ranges(shape: Sequence[int], location: Location) -> list[tuple[str, lis
         last axis but one: a matrix [2n, m] has its first n rows and its last n rows.
 
     Raises:
-        ValueError: a fused tensor's axis cannot be shared out equally.
+        ValueError: a fused tensor's axis cannot be shared out equally, or it has more than ``MOST_BLOCKS`` blocks.
     """
     if not location.splits:
         return [(location.subcomponent, [(0, math.prod(shape))])]
     shares = len(location.splits)
-    if len(shape) < 2 or shape[-2] % shares:
+    # A header may claim any number of blocks, of an empty tensor even without the bytes for them.
+    if len(shape) < 2 or shape[-2] % shares or math.prod(shape[:-2]) > MOST_BLOCKS:
         raise ValueError(f"shape {list(shape)} cannot be shared out among {', '.join(location.splits)}")
     block = shape[-2] * shape[-1]
     share = block // shares
@@ -187,3 +198,76 @@ def flat_ranges(shape: Sequence[int], location: Location) -> list[tuple[str, lis
         (name, [(start + share * k, start + share * (k + 1)) for start in starts])
         for k, name in enumerate(location.splits)
     ]
+
+
+_EMBEDDINGS = ("embed_tokens.weight", "embeddings.weight", "wte.weight", "word_embeddings.weight")
+_LAYER_LISTS = ("layers_block_type", "layer_types", "hybrid_override_pattern")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts")
+_NUMBER = re.compile(r"(.*?)\.(\d{1,6})\.")
+
+
+def tied_head(file: Mapping[str, TensorView], config: Mapping[str, Any]) -> str | None:
+    """The name of a stored head that is a tied copy of the stored embedding, which counts once; None if there is none.
+
+    The rule is that of transformers: the config does not say ``tie_word_embeddings: false``, both are stored, and their
+    bytes are equal (both are read, until they differ). A head that differs is a tensor of its own.
+
+    Args:
+        file: the tensors of a checkpoint.
+        config: its ``config.json``.
+
+    Raises:
+        CheckpointError: a tensor cannot be read.
+    """
+    if config.get("tie_word_embeddings") is False:
+        return None
+    head = next((name for name in file if name.endswith("lm_head.weight")), None)
+    embedding = next((name for name in file if name.endswith(_EMBEDDINGS)), None)
+    if head is None or embedding is None:
+        return None
+    a, b = file[head], file[embedding]
+    same = (a.dtype, a.shape) == (b.dtype, b.shape) and all(
+        x == y for x, y in zip(a.raw_chunks(), b.raw_chunks(), strict=True)
+    )
+    return head if same else None
+
+
+def _promised(config: Mapping[str, Any], keys: Iterable[str]) -> int:
+    """The largest count under ``keys``; the length of what is a list or a text; 0 where there is none."""
+    values = [config.get(key) for key in keys]
+    sizes = [len(value) for value in values if isinstance(value, (list, str))]
+    return max(sizes + [value for value in values if isinstance(value, int)], default=0)
+
+
+def check_config_fits(folder: Path) -> None:
+    """Refuse a ``config.json`` that promises more than the weight files hold, before a model is allocated for it.
+
+    Compared are what decides how many modules are made and how many weights a library would make up: layers with those
+    that the tensors' names tell, vocabulary times width, and experts times width, with the number of all elements.
+
+    Raises:
+        CheckpointError: config or weights cannot be read, or do not fit.
+    """
+    config = read_config(folder)
+    if isinstance(inner := config.get("text_config"), dict):
+        config = {**config, **inner}
+    with open_checkpoint(folder) as file:
+        elements, names = file.elements, list(file)
+    found = len({match.groups() for match in map(_NUMBER.match, names) if match}) or len(names)
+    # Nemotron-H goes by its list of layers and ignores the number where there is one.
+    listed = config.get("model_type") == "nemotron_h" and _promised(config, _LAYER_LISTS)
+    layers = _promised(config, _LAYER_LISTS if listed else (*_LAYERS, *_LAYER_LISTS))
+    width = max(1, _promised(config, _WIDTHS))
+    wanted = {
+        "layers": (layers, found, "layers"),
+        "vocabulary times width": (_promised(config, ("vocab_size",)) * width, elements, "elements"),
+        "experts times width": (_promised(config, _EXPERTS) * width, elements, "elements"),
+    }
+    for what, (promised, held, unit) in wanted.items():
+        if promised > held:
+            raise CheckpointError(
+                f"{Path(folder) / CONFIG}: promises {promised:,} ({what}), but the weights hold {held:,} {unit}; take "
+                "the config that was saved with these weights"
+            )
