@@ -1,8 +1,7 @@
-"""CKA against the textbook's feature form and brute-force HSIC; states against the models themselves."""
+"""All pairs of checkpoints from their Gram matrices, against the textbook's feature form; the stage, on disk."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from prismlab.analyse import cka as stage
-from prismlab.analyse.similarity import cka, debiased_cka, gram, resample_indices, similarity, unbiased_hsic
-from prismlab.data.sources import heldout_texts
-from prismlab.errors import CheckpointError, DataError, StageError
+from prismlab.analyse import grams, states
+from prismlab.analyse.grams import InputSet, States
+from prismlab.analyse.similarity import debiased_cka, gram
+from prismlab.errors import StageError
+from prismlab.micro.models import build_model, tiny_config
 from prismlab.model.checkpoint import load_model, save_checkpoint
+from prismlab.model.tokens import build_byte_tokenizer
 from prismlab.run.step import Artifact, Silent
-from prismlab.study.spec import SourceSpec
-from prismlab.study.world import MicroSpec
 
 torch.set_num_threads(1)
-
-
-def build_byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and an end-of-sequence token."""
-    vocabulary = {letter: k for k, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
 def feature_cka(x: np.ndarray, y: np.ndarray) -> float:
@@ -41,212 +30,134 @@ def feature_cka(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
 
 
-def tuple_hsic(k: np.ndarray, m: np.ndarray) -> float:
-    """The unbiased HSIC as a U-statistic: the mean over all ordered 4-tuples of distinct inputs (Song et al. 2012)."""
-    n = len(k)
-    terms = [k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in itertools.permutations(range(n), 4)]
-    return float(np.mean(terms))
+def made(features: np.ndarray, texts: str = "t", ids: tuple[str, ...] | None = None) -> States:
+    """States of one set ``s`` from features [layers + 1, n, width]."""
+    one = InputSet(np.stack([gram(x) for x in features]), texts, ids or ("i",) * features.shape[1], 100)
+    return States({"s": one}, len(features) - 1, features.shape[2], "float32", "cpu", 0.0, 0.0)
 
 
-def pair(seed: int, n: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, width)) + 5
-    return x, x @ rng.normal(size=(width, width + 3)) + noise * rng.normal(size=(n, width + 3))
-
-
-@pytest.mark.parametrize(("n", "width"), [(10, 3), (40, 7), (20, 64)])
-def test_gram_form_is_the_feature_form(n: int, width: int) -> None:
-    x, y = pair(n, n, width, 2.0)
-    assert cka(gram(x), gram(y)) == pytest.approx(feature_cka(x, y), abs=1e-10)
-
-
-def test_unbiased_hsic_is_the_u_statistic() -> None:
-    x, y = pair(1, 7, 3, 1.0)
-    assert unbiased_hsic(gram(x), gram(y)) == pytest.approx(tuple_hsic(x @ x.T, y @ y.T), rel=1e-9)
-    expected = tuple_hsic(x @ x.T, y @ y.T) / np.sqrt(tuple_hsic(x @ x.T, x @ x.T) * tuple_hsic(y @ y.T, y @ y.T))
-    assert debiased_cka(gram(x), gram(y)) == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(ValueError, match="at least 4"):
-        unbiased_hsic(np.eye(3), np.eye(3))
-
-
-def test_rotation_scale_and_shift_change_nothing() -> None:
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(30, 12))
-    rotation = np.linalg.qr(rng.normal(size=(12, 12)))[0]
-    y = 7 * x @ rotation + 100
-    assert cka(gram(x), gram(y)) == pytest.approx(1.0, abs=1e-10)
-    assert debiased_cka(gram(x), gram(y)) == pytest.approx(1.0, abs=1e-8)
-    stretched = x * np.geomspace(1, 50, 12)
-    assert cka(gram(x), gram(stretched)) < 0.9  # type: ignore[operator]
-
-
-def test_independent_noise_is_near_zero_only_when_debiased() -> None:
-    rng = np.random.default_rng(3)
-    plain, debiased = [], []
-    for _ in range(40):
-        k, m = gram(rng.normal(size=(50, 400))), gram(rng.normal(size=(50, 400)))
-        plain.append(cka(k, m))
-        debiased.append(debiased_cka(k, m))
-    # With width far above the number of inputs the plain estimate tends to 1 whatever the states are.
-    assert np.mean(plain) > 0.8
-    assert abs(np.mean(debiased)) < 4 * np.std(debiased) / np.sqrt(40)
-    assert np.std(debiased) < 0.1
-
-
-def test_states_that_do_not_vary_have_no_cka() -> None:
-    x = np.full((10, 5), 0.1, dtype=np.float32)
-    y = np.random.default_rng(4).normal(size=(10, 5))
-    assert cka(gram(x), gram(y)) is None
-    assert debiased_cka(gram(x), gram(y)) is None
-    one = np.zeros(6, dtype=int)
-    assert cka(gram(y)[np.ix_(one, one)], gram(y)[np.ix_(one, one)]) is None
-
-
-def test_a_resample_of_the_gram_matrix_is_a_resample_of_the_inputs() -> None:
-    x, y = pair(5, 30, 6, 3.0)
-    drawn, parts = resample_indices(30, 20, 12, seed=1)
-    found = similarity(gram(x), gram(y), (drawn, parts))
-    assert found.std == pytest.approx(np.std([feature_cka(x[i], y[i]) for i in drawn], ddof=1), rel=1e-8)
-    again = [debiased_cka(gram(x[i]), gram(y[i])) for i in parts]
-    assert found.debiased_std == pytest.approx(np.std(np.array(again), ddof=1), rel=1e-8)
-    assert all(len(set(i.tolist())) == 12 for i in parts)
-    assert any(len(set(i.tolist())) < 12 for i in drawn)
-    assert len(resample_indices(30, 5, 100, 0)[1][0]) == 15
-    assert resample_indices(7, 5, 100, 0)[1] == []
-
-
-def test_compare_names_the_least_similar_layer() -> None:
+def three(layers: int = 4) -> tuple[dict[str, np.ndarray], dict[str, States]]:
     rng = np.random.default_rng(6)
-    a = rng.normal(size=(4, 25, 8))
+    a = rng.normal(size=(layers, 25, 8))
     b = a.copy()
     b[2] += rng.normal(size=(25, 8))
-    b[3] = 0
-    found = stage.compare(a, b, resamples=10, resample_size=20, seed=0)
-    assert (found["min_layer"], found["inputs"], found["final"]) == (2, 25, None)
-    assert found["min"] == pytest.approx(feature_cka(a[2], b[2]))
-    assert [row["layer"] for row in found["layers"]] == [0, 1, 2, 3]
-    assert found["layers"][0]["cka"] == pytest.approx(1.0)
-    assert found["debiased_min"] == found["layers"][2]["debiased"]
-    assert stage.compare(a, b, resamples=0, resample_size=20, seed=0)["layers"][0]["std"] is None
-    with pytest.raises(CheckpointError, match="3 and 2 layers"):
-        stage.compare(a, b[:3], 5, 20, 0)
-    with pytest.raises(StageError, match="3 inputs"):
-        stage.compare(a[:, :3], b[:, :3], 5, 20, 0)
+    c = rng.normal(size=(layers, 25, 5)) + a[:, :, :5]
+    features = {"a": a, "b": b, "c": c}
+    return features, {name: made(x) for name, x in features.items()}
 
 
-def test_batches_hold_one_length_and_every_input_once() -> None:
-    batches = stage.equal_batches([5, 3, 5, 900, 3, 5], most_tokens=10)
-    assert sorted(i for batch in batches for i in batch) == list(range(6))
-    assert batches == [[1, 4], [0, 2], [5], [3]]
+def test_every_pair_by_layer() -> None:
+    features, found_states = three()
+    found = stage.compare_all(found_states, resamples=10, resample_size=20, seed=0)
+    assert found["names"] == ["a", "b", "c"]
+    assert [(pair["old"], pair["new"]) for pair in found["pairs"]] == [("a", "b"), ("a", "c"), ("b", "c")]
+    for pair in found["pairs"]:
+        x, y, one = features[pair["old"]], features[pair["new"]], pair["sets"]["s"]
+        expected = [feature_cka(x[layer], y[layer]) for layer in range(4)]
+        assert [row["layer"] for row in one["layers"]] == [0, 1, 2, 3]
+        assert [row["cka"] for row in one["layers"]] == pytest.approx(expected, abs=1e-9)
+        assert (one["min"], one["min_layer"]) == pytest.approx((min(expected), int(np.argmin(expected))))
+        debiased = [debiased_cka(gram(x[layer]), gram(y[layer])) for layer in range(4)]
+        assert one["debiased_min"] == pytest.approx(min(debiased), abs=1e-12)  # type: ignore[type-var]
+        assert one["final"] == pytest.approx(expected[-1])
+        assert (one["inputs"], one["cross"], one["reason"]) == (25, None, None)
+        assert all(row["std"] is not None and row["mean"] is not None for row in one["layers"])
+    assert found["pairs"][0]["sets"]["s"]["min_layer"] == 2
 
 
-COMMON: dict[str, Any] = {"vocab_size": 258, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
-MODELS = {
-    "llama": transformers.LlamaConfig(**COMMON, intermediate_size=48, num_hidden_layers=2),
-    "hybrid": transformers.GraniteMoeHybridConfig(
-        **COMMON,
-        num_hidden_layers=2,
-        layer_types=["mamba", "attention"],
-        num_local_experts=0,
-        num_experts_per_tok=0,
-        shared_intermediate_size=48,
-        mamba_n_heads=8,
-        mamba_d_head=8,
-        mamba_d_state=8,
-        mamba_n_groups=1,
-        mamba_expand=2,
-    ),
-    "nemotron": transformers.NemotronHConfig(
-        **COMMON,
-        intermediate_size=48,
-        head_dim=8,
-        ssm_state_size=8,
-        mamba_num_heads=8,
-        mamba_head_dim=8,
-        n_groups=1,
-        layers_block_type=["mamba", "mlp", "attention"],
-    ),
-}
+def test_a_pair_does_not_depend_on_its_company() -> None:
+    _, found_states = three()
+    whole = stage.compare_all(found_states, [("c", "a")], resamples=6, resample_size=10, seed=4)
+    alone = stage.compare_all({name: found_states[name] for name in ("a", "c")}, resamples=6, resample_size=10, seed=4)
+    (first,), (second,) = whole["pairs"], alone["pairs"]
+    assert (first["old"], second["old"]) == ("c", "a")
+    for x, y in zip(first["sets"]["s"]["layers"], second["sets"]["s"]["layers"], strict=True):
+        assert x == pytest.approx(y, abs=1e-12)
+    other = stage.compare_all(found_states, [("c", "a")], resamples=6, resample_size=10, seed=5)
+    assert other["pairs"][0]["sets"]["s"]["layers"][0]["std"] != first["sets"]["s"]["layers"][0]["std"]
 
 
-def built(name: str, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    return transformers.AutoModelForCausalLM.from_config(MODELS[name]).eval()
+def test_states_that_do_not_vary_are_null_with_a_reason() -> None:
+    features, found_states = three()
+    features["b"][3] = 7.0
+    found = stage.compare_all(found_states | {"b": made(features["b"])}, [("a", "b")], resamples=3, resample_size=8)
+    one = found["pairs"][0]["sets"]["s"]
+    assert one["final"] is None
+    assert set(one["layers"][3].values()) == {3, None}
+    assert one["reason"].endswith("in layers 3")
+    assert (one["min"], one["min_layer"]) == (pytest.approx(feature_cka(features["a"][2], features["b"][2])), 2)
+    still = made(np.ones((2, 5, 3)))
+    nothing = stage.compare_all({"a": still, "b": still}, resamples=3, resample_size=8)["pairs"][0]["sets"]["s"]
+    assert (nothing["min"], nothing["min_layer"], nothing["debiased_min"]) == (None, None, None)
+    assert json.dumps(found, allow_nan=False)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_states_are_those_of_one_input_at_a_time(name: str) -> None:
-    model = built(name)
-    rng = np.random.default_rng(0)
-    ids = [rng.integers(0, 256, length).tolist() for length in (5, 9, 5, 1, 9)]
-    found = stage.pooled_states(model, ids)
-    layers = model.config.num_hidden_layers
-    assert found.shape == (layers + 1, 5, 32)
-    seen: list[torch.Tensor] = []
-    blocks = model.model.layers
-    hooks = [
-        block.register_forward_hook(lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2]))
-        for block in blocks
-    ]
-    for index, one in enumerate(ids):
-        seen.clear()
-        with torch.no_grad():
-            model(torch.tensor([one]))
-        assert len(seen) == layers
-        for layer, state in enumerate(seen[:-1], start=1):
-            expected = state.reshape(-1, 32).mean(0).numpy()
-            np.testing.assert_allclose(found[layer, index], expected, atol=1e-6)
-        last = seen[-1].reshape(-1, 32)
-        norm = model.model.norm if hasattr(model.model, "norm") else model.model.norm_f
-        with torch.no_grad():
-            np.testing.assert_allclose(found[layers, index], norm(last).mean(0).numpy(), atol=1e-5)
-    for hook in hooks:
-        hook.remove()
+def test_unequal_depths_are_crossed() -> None:
+    features, found_states = three()
+    short = features["a"][[0, 2, 3]]
+    found = stage.compare_all({**found_states, "short": made(short)}, resamples=2, resample_size=8)
+    pairs = {(pair["old"], pair["new"]): pair["sets"]["s"] for pair in found["pairs"]}
+    one = pairs["a", "short"]
+    assert one["layers"] == []
+    assert (one["min"], one["debiased_min"], one["final"]) == (None, None, None)
+    assert "3 and 2 layers" in one["reason"]
+    expected = [[feature_cka(x, y) for y in short] for x in features["a"]]
+    np.testing.assert_allclose(one["cross"]["cka"], expected, atol=1e-9)
+    assert one["cross"]["debiased"][2][1] == pytest.approx(1.0)
+    assert len(pairs["a", "b"]["layers"]) == 4
+    layers, crossed = stage.tables(found)
+    assert layers.num_rows == 3 * 4
+    assert crossed is not None
+    assert crossed.num_rows == 3 * 4 * 3
+    row = next(r for r in crossed.to_pylist() if (r["old"], r["layer_old"], r["layer_new"]) == ("a", 3, 2))
+    assert row["cka"] == pytest.approx(1.0)
+    equal = stage.compare_all({k: found_states[k] for k in ("a", "b")}, with_cross=True, resamples=0)
+    matrix = equal["pairs"][0]["sets"]["s"]["cross"]["cka"]
+    diagonal = [row["cka"] for row in equal["pairs"][0]["sets"]["s"]["layers"]]
+    assert np.diagonal(matrix) == pytest.approx(diagonal, abs=1e-12)
+    assert stage.tables(stage.compare_all(found_states, resamples=0))[1] is None
 
 
-def test_a_diverged_checkpoint_is_named() -> None:
-    model = built("llama")
-    with torch.no_grad():
-        model.model.layers[0].mlp.up_proj.weight.fill_(float("nan"))
-    with pytest.raises(CheckpointError, match="NaN"):
-        stage.pooled_states(model, [[1, 2, 3]])
+def test_other_inputs_are_refused_and_other_tokens_counted() -> None:
+    features, found_states = three()
+    other = made(features["b"], texts="u")
+    with pytest.raises(StageError, match="a and b are of other inputs"):
+        stage.compare_all(found_states | {"b": other})
+    ids = tuple("i" if at % 2 else "j" for at in range(25))
+    cut = made(features["b"], ids=ids)
+    found = stage.compare_all({"a": found_states["a"], "b": cut}, resamples=0)["pairs"][0]["sets"]["s"]
+    assert found["differing"] == {"count": 13, "first": list(range(0, 25, 2))}
 
 
 def test_stage_from_checkpoints_to_parquet(tmp_path: Path) -> None:
     tokenizer = build_byte_tokenizer()
-    model = built("llama")
-    save_checkpoint(model, tokenizer, tmp_path / "a/model", dtype="float32")
-    with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight.normal_()
-    save_checkpoint(model, tokenizer, tmp_path / "b/model", dtype="float32")
-    documents = [f"document {k} about {'x' * k}" for k in range(40)]
-    for name, some in (("long.jsonl", documents), ("few.jsonl", documents[:2])):
-        (tmp_path / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
-    source = SourceSpec(files=["*.jsonl"], domain="web").model_dump(mode="json", by_alias=True)
-    config: dict[str, Any] = {
-        "spec": {"sources": ["web"], "inputs": 200, "max_tokens": 16, "resamples": 5, "resample_size": 8},
-        "sources": {"web": source, "few": source},
-        "micro": MicroSpec().model_dump(mode="json"),
-        "heldout": 0.5,
-        "template": "think",
-        "seed": 3,
-        "files": {"web": [str(tmp_path / "long.jsonl")], "few": [str(tmp_path / "few.jsonl")]},
-    }
-    expected = heldout_texts("web", source, config["micro"], config["files"]["web"], "think", 0.5, 200)
-    inputs = {k: Artifact(kind="base", fingerprint="0", path=tmp_path / k, record={}) for k in ("a", "b")}
-    found = stage.run(config, inputs, tmp_path, Silent()).metrics["sets"]["web"]
-    assert (found["inputs"], found["asked"]) == (len(expected), 200)
-    assert 4 <= len(expected) < 40
-    states = []
-    for side in ("a", "b"):
-        ids = [tokenizer(text)["input_ids"][:16] for text in expected]
-        states.append(stage.pooled_states(load_model(tmp_path / side / "model"), ids))
+    model: Any = build_model(tiny_config("llama", 32, 2, 258), seed=0)
+    texts = {"web": [f"document {k} about {'x' * k}" for k in range(12)]}
+    inputs = {}
+    for key in ("a", "b"):
+        save_checkpoint(model, tokenizer, tmp_path / f"{key}/model", dtype="float32")
+        grams.save(states.measure(tmp_path / f"{key}/model", texts, max_tokens=16), tmp_path / f"states-{key}")
+        record = {"metrics": {"sets": {"web": {"asked": 200}}}}
+        inputs[key] = Artifact(kind="states", fingerprint=key, path=tmp_path / f"states-{key}", record=record)
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight.normal_()
+    config = {"spec": {"resamples": 5, "resample_size": 8, "cross": True}, "seed": 3}
+    metrics = stage.run(config, inputs, tmp_path, Silent()).metrics
+    assert metrics["dtype"] == {"a": "float32", "b": "float32"}
+    found = metrics["sets"]["web"]
+    assert (found["inputs"], found["asked"], found["differing"]["count"]) == (12, 200, 0)
+    pooled = []
+    for key in ("a", "b"):
+        ids = [list(map(int, tokenizer(text)["input_ids"][:16])) for text in texts["web"]]
+        pooled.append(states.pooled_states(load_model(tmp_path / key / "model"), ids, "one").astype(float))
     values = [row["cka"] for row in found["layers"]]
-    assert values == pytest.approx([feature_cka(*(s[k].astype(float) for s in states)) for k in range(3)], abs=1e-6)
+    assert values == pytest.approx([feature_cka(pooled[0][k], pooled[1][k]) for k in range(3)], abs=1e-6)
     assert values[:2] == pytest.approx([1.0, 1.0], abs=1e-6)
     assert values[2] < 0.999
     assert found["min_layer"] == 2
-    assert [row["cka"] for row in pq.read_table(tmp_path / "layers.parquet").to_pylist()] == values
-    config["spec"] = config["spec"] | {"sources": ["few"]}
-    with pytest.raises((StageError, DataError), match="few"):
-        stage.run(config, inputs, tmp_path, Silent())
+    rows = pq.read_table(tmp_path / "layers.parquet").to_pylist()
+    assert [row["cka"] for row in rows] == values
+    assert list(rows[0]) == ["source", "layer", "cka", "mean", "std", "debiased", "debiased_std", "inputs"]
+    crossed = pq.read_table(tmp_path / "cross.parquet").to_pylist()
+    assert [row["cka"] for row in crossed if row["layer_old"] == row["layer_new"]] == pytest.approx(values, abs=1e-9)
+    assert json.dumps(dict(metrics), allow_nan=False)

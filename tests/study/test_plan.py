@@ -54,6 +54,7 @@ def test_which_steps_there_are(tmp_path: Path) -> None:
     assert names(plan, "corpus") == ["start-40x16", "mc-40x16", "mcs-40x16"]
     assert names(plan, "weights") == [*pairs, "mid-mcs:merged", "base:rl"]
     assert names(plan, "cka") == names(plan, "weights")
+    assert sorted(names(plan, "states")) == sorted({end for pair in names(plan, "cka") for end in pair.split(":")})
     assert names(plan, "direction") == ["base", "mid-mcs"]
     assert names(plan, "trajectory") == ["rl"]
     assert names(plan, "evaluation") == [f"core@{name}" for name in STUDY["checkpoints"]]
@@ -71,7 +72,8 @@ def test_inputs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
     assert steps["scoring/all/s0"].inputs == {"scorer": "train/mid-mcs/s0"}
     assert steps["evaluation/core@rl/s0"].inputs == {"checkpoint": "rl/rl/s0"}
     assert steps["weights/base:rl/s0"].inputs == {"old": "train/base/s0", "new": "rl/rl/s0"}
-    assert steps["cka/base:rl/s0"].inputs == {"a": "train/base/s0", "b": "rl/rl/s0"}
+    assert steps["cka/base:rl/s0"].inputs == {"a": "states/base/s0", "b": "states/rl/s0"}
+    assert steps["states/rl/s0"].inputs == {"checkpoint": "rl/rl/s0"}
     direction = {"base": "train/base/s0", "mid-mc": "train/mid-mc/s0", "mid-mcs": "train/mid-mcs/s0"}
     assert steps["direction/base/s0"].inputs == direction
     assert steps["direction/mid-mcs/s0"].config["names"] == ["rl", "control"]
@@ -81,6 +83,16 @@ def test_inputs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
     assert set(claims.inputs) == {step.id for step in steps.values() if step.kind in kinds}
     assert [entry["key"] for entry in claims.config["entries"]] == list(claims.inputs)
     assert set(steps["report/small"].inputs) == set(steps) - {"report/small"}
+
+
+def test_a_pass_over_outside_weights_is_shared_by_all_seeds(tmp_path: Path) -> None:
+    steps = {step.id: step for step in planned(tmp_path, with_files(tmp_path)).steps}
+    for seed in (0, 1):
+        assert steps[f"cka/mine:own/s{seed}"].inputs == {"a": "states/mine", "b": f"states/own/s{seed}"}
+    assert steps["states/mine"].inputs == {"checkpoint": "base/mine"}
+    assert steps["states/own/s0"].config == steps["states/own/s1"].config | {
+        "seed": steps["states/own/s0"].config["seed"]
+    }
 
 
 def test_entries_say_what_each_input_is(tmp_path: Path) -> None:
@@ -107,7 +119,8 @@ def test_configs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
         "evaluation": {"spec", "tasks", "sources", "micro", "heldout", "template", "name"},
         "weights": {"thresholds"},
         "direction": {"base", "names"},
-        "cka": {"spec", "sources", "micro", "heldout", "template"},
+        "states": {"spec", "sources", "micro", "heldout", "template"},
+        "cka": {"spec"},
         "behaviour": set(),
         "trajectory": {"thresholds"},
         "claims": {"study", "entries", "arms"},

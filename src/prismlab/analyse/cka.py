@@ -1,186 +1,209 @@
-"""Linear CKA per layer between two checkpoints, on mean-pooled hidden states of held-out documents (stage ``cka``)."""
+"""Linear CKA by layer between checkpoints, from the Gram matrices that ``states`` keeps (stage ``cka``)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from prismlab.analyse.similarity import FEWEST, gram, resample_indices, similarity
-from prismlab.errors import CheckpointError, StageError
-from prismlab.run.step import Artifact, Json, Progress, Result, Silent
+from prismlab.analyse.grams import InputSet, States, load
+from prismlab.analyse.similarity import Floats, cross, draw, estimates, of_pair
+from prismlab.errors import StageError
+from prismlab.run.step import Artifact, Json, Progress, Result
 from prismlab.seeds import derive_seed
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+LISTED = 20
+"""Most inputs that are named one by one."""
 
-BATCH_TOKENS = 8192
-"""Most tokens of a forward pass."""
-
-SCHEMA = pa.schema(
+LAYERS = pa.schema(
     [
+        ("old", pa.string()),
+        ("new", pa.string()),
         ("source", pa.string()),
         ("layer", pa.int64()),
         ("cka", pa.float64()),
+        ("mean", pa.float64()),
         ("std", pa.float64()),
         ("debiased", pa.float64()),
         ("debiased_std", pa.float64()),
         ("inputs", pa.int64()),
     ]
 )
+CROSS = pa.schema(
+    [
+        ("old", pa.string()),
+        ("new", pa.string()),
+        ("source", pa.string()),
+        ("layer_old", pa.int64()),
+        ("layer_new", pa.int64()),
+        ("cka", pa.float64()),
+        ("debiased", pa.float64()),
+    ]
+)
 
 
-def equal_batches(lengths: Sequence[int], most_tokens: int = BATCH_TOKENS) -> list[list[int]]:
-    """Indices in batches of equal length, so that no padding can touch a state (Mamba layers carry it along)."""
-    by_length: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(index)
-    batches: list[list[int]] = []
-    for length, indices in sorted(by_length.items()):
-        size = max(1, most_tokens // length)
-        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
-    return batches
-
-
-def pooled_states(
-    model: PreTrainedModel, ids: Sequence[Sequence[int]], progress: Progress | None = None
-) -> NDArray[np.float32]:
-    """Hidden states, averaged over the tokens of each input: [layers + 1, inputs, width].
-
-    Layer 0 is the output of the embedding, layer k that of block k; the last is after the final norm, as the library
-    gives it.
-
-    Args:
-        model: a causal language model in evaluation mode.
-        ids: token ids of each input, none empty.
-
-    Raises:
-        CheckpointError: the model gives another number of states than it has layers, or one that is not finite.
-    """
-    import torch
-
-    progress = progress or Silent()
-    layers = int(model.config.num_hidden_layers)
-    pooled = np.empty((layers + 1, len(ids), int(model.config.hidden_size)), dtype=np.float32)
-    for batch in equal_batches([len(one) for one in ids]):
-        tokens = torch.tensor([list(ids[index]) for index in batch], device=model.device)
-        with torch.inference_mode():
-            states = model(input_ids=tokens, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states
-        if states is None or len(states) != layers + 1:
-            count = 0 if states is None else len(states)
-            raise CheckpointError(f"{type(model).__name__} gives {count} hidden states, not {layers + 1}")
-        for layer, state in enumerate(states):
-            pooled[layer, batch] = state.float().mean(dim=1).cpu().numpy()
-        progress.advance(len(batch))
-    if not np.isfinite(pooled).all():
-        raise CheckpointError("a hidden state is NaN or infinite: the checkpoint is damaged or its training diverged")
-    return pooled
-
-
-def compare(
-    a: NDArray[np.floating], b: NDArray[np.floating], resamples: int, resample_size: int, seed: int
+def compare_all(
+    states: Mapping[str, States],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    resamples: int = 20,
+    resample_size: int = 100,
+    seed: int = 0,
+    with_cross: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Json]:
-    """Similarity of every layer of two sets of states over the same inputs.
+    """Similarity by layer between checkpoints, every input set for itself.
 
     Args:
-        a: states [layers + 1, inputs, width].
-        b: states [layers + 1, inputs, width of b].
+        states: what ``states.measure`` found of each checkpoint, by name, all on the same inputs.
+        pairs: (old, new) names to compare; None for every two checkpoints in their order.
         resamples: number of resamples for the spreads.
         resample_size: inputs a resample.
-        seed: of the resamples, which are the same for every layer.
+        seed: of the resamples, which are the same for every layer and pair.
+        with_cross: also every layer of one against every layer of the other; where the depths differ always.
+        progress: advances by a set and layer.
 
     Returns:
-        ``layers`` (a list of layer, cka, std, debiased, debiased_std), ``min`` over layers and its ``min_layer``,
-        ``debiased_min``, ``final`` (the last layer's cka), ``inputs``. Null where the states do not vary.
+        ``names`` and ``pairs``, a list of ``old``, ``new`` and ``sets``: {set: {``layers`` (a list of layer, cka, mean,
+        std, debiased, debiased_std), ``min`` over layers and its ``min_layer``, ``debiased_min``, ``final`` (the last
+        layer's cka), ``inputs``, ``differing`` (inputs that the two tokenizers cut differently: ``count``, and the
+        ``first`` of them from 0), ``cross`` (null, or ``cka`` and ``debiased``, [layers of old + 1][of new + 1]),
+        ``reason`` (why a number is null; else null)}}. Numbers are null where states do not vary; with unequal depths
+        ``layers`` is empty.
 
     Raises:
-        CheckpointError: the numbers of layers differ.
-        StageError: fewer than 4 inputs.
+        StageError: the checkpoints were measured on other sets or other texts.
     """
-    if len(a) != len(b):
-        raise CheckpointError(f"{len(a) - 1} and {len(b) - 1} layers: CKA by layer needs equally deep checkpoints")
-    n = a.shape[1]
-    if n < FEWEST:
-        raise StageError(f"{n} inputs are too few for CKA; it needs at least {FEWEST}")
-    draws = resample_indices(n, resamples, resample_size, seed)
-    layers: list[dict[str, Any]] = []
-    for index, (x, y) in enumerate(zip(a, b, strict=True)):
-        found = similarity(gram(x), gram(y), draws)
-        layers.append({"layer": index, **vars(found)})
-    known = [(row["cka"], row["layer"]) for row in layers if row["cka"] is not None]
+    names = list(states)
+    asked = list(pairs) if pairs is not None else list(combinations(names, 2))
+    _same_inputs(states)
+    found: dict[tuple[str, str], dict[str, Json]] = {pair: {} for pair in asked}
+    for name in next(iter(states.values())).sets:
+        sets = {checkpoint: states[checkpoint].sets[name] for checkpoint in names}
+        rows = _layers(sets, asked, resamples, resample_size, derive_seed(seed, "cka", name), progress)
+        for pair in asked:
+            found[pair][name] = _summary(*pair, sets, rows[pair], with_cross)
+    return {"names": names, "pairs": [{"old": a, "new": b, "sets": found[a, b]} for a, b in asked]}
+
+
+def _same_inputs(states: Mapping[str, States]) -> None:
+    first, *others = states
+    wanted = {name: one.texts for name, one in states[first].sets.items()}
+    for name in others:
+        if {set_: one.texts for set_, one in states[name].sets.items()} != wanted:
+            raise StageError(f"the states of {first} and {name} are of other inputs: measure both on the same texts")
+
+
+def _layers(
+    sets: Mapping[str, InputSet],
+    pairs: Sequence[tuple[str, str]],
+    resamples: int,
+    size: int,
+    seed: int,
+    progress: Progress | None,
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows by layer of each pair; none for checkpoints of unequal depth, which have no layers in common."""
+    names = list(sets)
+    draws = draw(sets[names[0]].inputs, resamples, size, seed)
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {pair: [] for pair in pairs}
+    for layer in range(max(len(one.grams) for one in sets.values())):
+        deep = [name for name in names if len(sets[name].grams) > layer]
+        found = estimates([sets[name].grams[layer] for name in deep], draws)
+        for a, b in pairs:
+            if len(sets[a].grams) == len(sets[b].grams) > layer:
+                rows[a, b].append({"layer": layer, **vars(of_pair(found, deep.index(a), deep.index(b)))})
+        if progress:
+            progress.advance()
+    return rows
+
+
+def _listing(matrix: Floats) -> list[list[float | None]]:
+    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]
+
+
+def _summary(
+    a: str, b: str, sets: Mapping[str, InputSet], layers: list[dict[str, Any]], with_cross: bool
+) -> dict[str, Json]:
+    old, new = sets[a], sets[b]
+    plain = [(row["cka"], row["layer"]) for row in layers if row["cka"] is not None]
     debiased = [row["debiased"] for row in layers if row["debiased"] is not None]
-    least = min(known) if known else (None, None)
-    return {
+    least = min(plain) if plain else (None, None)
+    differing = [at for at, (one, other) in enumerate(zip(old.ids, new.ids, strict=True)) if one != other]
+    found: dict[str, Json] = {
         "layers": layers,
         "min": least[0],
         "min_layer": least[1],
         "debiased_min": min(debiased) if debiased else None,
-        "inputs": n,
-        "final": layers[-1]["cka"],
+        "inputs": old.inputs,
+        "final": layers[-1]["cka"] if layers else None,
+        "differing": {"count": len(differing), "first": differing[:LISTED]},
+        "cross": None,
+        "reason": _reason(old, new, layers),
     }
+    if with_cross or not layers:
+        kinds = {"cka": False, "debiased": True}
+        found["cross"] = {key: _listing(cross(old.grams, new.grams, kind)) for key, kind in kinds.items()}
+    return found
 
 
-def _texts(config: Mapping[str, Json], name: str) -> list[str]:
-    """Held-out documents of one source; the runner gives the paths of its files, if any, under ``files``."""
-    from prismlab.data.sources import heldout_texts
-
-    source = config["sources"][name]
-    share, wanted = float(config["heldout"]), int(config["spec"]["inputs"])
-    files = config.get("files", {}).get(name)
-    return heldout_texts(name, source, config["micro"], files, config["template"], share, wanted)
+def _reason(old: InputSet, new: InputSet, layers: Sequence[Mapping[str, Any]]) -> str | None:
+    if not layers:
+        return f"{len(old.grams) - 1} and {len(new.grams) - 1} layers: no layer stands for one of the other"
+    still = [str(row["layer"]) for row in layers if row["cka"] is None or row["debiased"] is None]
+    return f"states that do not vary enough over the inputs in layers {', '.join(still)}" if still else None
 
 
-def _states(
-    folder: Path, texts: Mapping[str, Sequence[str]], max_tokens: int, progress: Progress
-) -> dict[str, NDArray[np.float32]]:
-    """Pooled states of every source. A text without tokens is an error: leaving it out would unpair the checkpoints."""
-    from prismlab.model.checkpoint import load_model, load_tokenizer
+def tables(found: Mapping[str, Any]) -> tuple[pa.Table, pa.Table | None]:
+    """What ``compare_all`` found as two tables: a row a pair, set and layer; and a row a pair, set and two layers.
 
-    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype="float32")
-    states: dict[str, NDArray[np.float32]] = {}
-    for name, documents in texts.items():
-        ids = [tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"] for text in documents]
-        empty = sum(not one for one in ids)
-        if empty:
-            raise StageError(
-                f"source {name}: {empty} held-out documents have no tokens under the tokenizer of {folder}"
-            )
-        states[name] = pooled_states(model, ids, progress)
-    return states
+    The second is None where no pair was crossed.
+    """
+    rows: list[dict[str, Any]] = []
+    crossed: list[dict[str, Any]] = []
+    for pair in found["pairs"]:
+        for source, one in pair["sets"].items():
+            where = {"old": pair["old"], "new": pair["new"], "source": source}
+            rows += [{**where, "inputs": one["inputs"], **layer} for layer in one["layers"]]
+            both = one["cross"] or {"cka": [], "debiased": []}
+            for i, (line, corrected) in enumerate(zip(both["cka"], both["debiased"], strict=True)):
+                for j, (value, other) in enumerate(zip(line, corrected, strict=True)):
+                    at = {"layer_old": i, "layer_new": j}
+                    crossed.append({**where, **at, "cka": value, "debiased": other})
+    table = pa.Table.from_pylist(rows, schema=LAYERS)
+    return table, pa.Table.from_pylist(crossed, schema=CROSS) if crossed else None
 
 
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """Stage ``cka``: see the house plan for its config, inputs and metrics.
 
-    Fewer documents than asked for are used as they are; ``inputs`` in the metrics is the number used.
-
     Raises:
-        StageError: a source has fewer than 4 held-out documents.
-        CheckpointError: a checkpoint cannot be loaded, or the two are not equally deep.
+        DataError: the states of a checkpoint cannot be read.
+        StageError: the two were measured on other inputs.
     """
     spec = config["spec"]
-    texts: dict[str, list[str]] = {}
-    for name in spec["sources"]:
-        texts[name] = [text for text in _texts(config, name) if text.strip()]
-        if len(texts[name]) < int(spec["inputs"]):
-            progress.note(f"{name}: {len(texts[name])} held-out documents, where {spec['inputs']} were asked for")
-        if len(texts[name]) < FEWEST:
-            raise StageError(
-                f"source {name} has {len(texts[name])} held-out documents, and CKA needs at least {FEWEST}: "
-                "raise 'heldout' or give it more documents"
+    states = {key: load(inputs[key].path) for key in ("a", "b")}
+    found = compare_all(
+        states,
+        resamples=int(spec["resamples"]),
+        resample_size=int(spec["resample_size"]),
+        seed=int(config["seed"]),
+        with_cross=bool(spec["cross"]),
+    )
+    sets: dict[str, Any] = found["pairs"][0]["sets"]
+    asked = inputs["a"].metrics["sets"]
+    for name, one in sets.items():
+        one["asked"] = asked[name]["asked"]
+        if one["differing"]["count"]:
+            progress.note(
+                f"{name}: the tokenizers cut {one['differing']['count']} of {one['inputs']} inputs differently"
             )
-    progress.start(2 * sum(map(len, texts.values())), "inputs")
-    a, b = (_states(inputs[key].model, texts, int(spec["max_tokens"]), progress) for key in ("a", "b"))
-    resamples, size = int(spec["resamples"]), int(spec["resample_size"])
-    sets: dict[str, Json] = {}
-    for name in texts:
-        seed = derive_seed(config["seed"], "cka", name)
-        sets[name] = {**compare(a[name], b[name], resamples, size, seed), "asked": int(spec["inputs"])}
-    rows = [{"source": name, "inputs": s["inputs"], **layer} for name, s in sets.items() for layer in s["layers"]]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), out / "layers.parquet")
-    return Result(metrics={"sets": sets})
+    for table, name in zip(tables(found), ("layers", "cross"), strict=True):
+        if table is not None:
+            # The step's name says which checkpoints these are; here they are only a and b.
+            pq.write_table(table.drop_columns(["old", "new"]), out / f"{name}.parquet")
+    return Result(metrics={"sets": sets, "dtype": {key: one.dtype for key, one in states.items()}})

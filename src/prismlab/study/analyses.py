@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from prismlab.study.checkpoints import MergeSpec
 from prismlab.study.pairs import cka_pairs, direction_groups, evaluated, trajectory_checkpoints, weight_pairs
-from prismlab.study.study import THRESHOLDS, Study
+from prismlab.study.study import THRESHOLDS, CkaSpec, Study
 
 
 class Builder(Protocol):
@@ -45,11 +45,12 @@ def _weights(builder: Builder, seed: int) -> None:
     for old, new in weight_pairs(builder.study):
         inputs = {"old": builder.checkpoint(old, seed), "new": builder.checkpoint(new, seed)}
         facts = {"old": old, "new": new}
-        builder.add("weights", f"{old}:{new}", seed, {"thresholds": _thresholds(builder)}, inputs=inputs, facts=facts)
+        builder.add("weights", f"{old}:{new}", seed, {"thresholds": thresholds(builder.study)}, inputs=inputs, facts=facts)
 
 
-def _thresholds(builder: Builder) -> list[float]:
-    return list(builder.study.analyses.weights.thresholds if builder.study.analyses.weights else THRESHOLDS)
+def thresholds(study: Study) -> list[float]:
+    """Relative changes at which weights and trajectories are measured."""
+    return list(study.analyses.weights.thresholds if study.analyses.weights else THRESHOLDS)
 
 
 def _direction(builder: Builder, seed: int) -> None:
@@ -69,18 +70,30 @@ def _cka(builder: Builder, seed: int) -> None:
     spec = builder.study.analyses.cka
     if spec is None:
         return
+    config = {"spec": {key: _json(spec)[key] for key in ("resamples", "resample_size", "cross")}}
+    for old, new in cka_pairs(builder.study):
+        inputs = {"a": _states(builder, spec, old, seed), "b": _states(builder, spec, new, seed)}
+        facts = {"old": old, "new": new}
+        # One seed for all pairs: the same resamples of the same inputs, so that pairs can be compared.
+        builder.add("cka", f"{old}:{new}", seed, config, seed_name="cka", inputs=inputs, facts=facts)
+
+
+def _states(builder: Builder, spec: CkaSpec, checkpoint: str, seed: int) -> str:
+    """One pass over the inputs for each checkpoint, whatever pairs it stands in."""
     data, paths = builder.data(spec.sources, None)
     config = {
-        "spec": {**_json(spec), "pairs": None},
+        "spec": {key: _json(spec)[key] for key in ("sources", "inputs", "max_tokens", "batch", "dtype")},
         "heldout": builder.study.heldout,
         "template": builder.study.template,
         **data,
     }
-    for old, new in cka_pairs(builder.study):
-        inputs = {"a": builder.checkpoint(old, seed), "b": builder.checkpoint(new, seed)}
-        facts = {"old": old, "new": new}
-        # One seed for all pairs: the same resamples of the same inputs, so that pairs can be compared.
-        builder.add("cka", f"{old}:{new}", seed, config, seed_name="cka", inputs=inputs, facts=facts, **paths)
+    base = builder.study.bases.get(checkpoint)
+    # All seeds share outside weights, and which inputs are held out depends on no seed: so they share the pass, too.
+    shared = base is not None and base.checkpoint is not None
+    inputs = {"checkpoint": builder.checkpoint(checkpoint, seed)}
+    facts = {"checkpoint": checkpoint}
+    one = None if shared else seed
+    return builder.add("states", checkpoint, one, config, seed_name="states", inputs=inputs, facts=facts, **paths)
 
 
 def _behaviour(builder: Builder, seed: int) -> None:
@@ -101,7 +114,7 @@ def _trajectory(builder: Builder, seed: int) -> None:
         if isinstance(spec, MergeSpec):
             continue
         inputs = {"start": builder.checkpoint(spec.start, seed), "run": builder.checkpoint(name, seed)}
-        config = {"thresholds": _thresholds(builder)}
+        config = {"thresholds": thresholds(builder.study)}
         builder.add("trajectory", name, seed, config, inputs=inputs, facts={"checkpoint": name, "start": spec.start})
 
 

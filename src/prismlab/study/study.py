@@ -59,14 +59,20 @@ class CkaSpec(Spec):
 
     sources: list[Name]
     """Sources whose held-out documents are the inputs; each is an input set of its own."""
-    inputs: Annotated[int, Field(ge=8, le=100_000)] = 200
-    """Inputs a set."""
+    inputs: Annotated[int, Field(ge=8, le=2_000)] = 200
+    """Inputs a set; (layers + 1) x inputs^2 numbers of 8 bytes are kept of each checkpoint."""
     max_tokens: Count = 256
     """Tokens an input is cut to."""
     resamples: Annotated[int, Field(ge=0, le=LARGEST)] = 20
     """Bootstrap resamples."""
     resample_size: Annotated[int, Field(ge=4, le=LARGEST)] = 100
     """Inputs a resample."""
+    batch: Literal["padded", "equal", "one"] = "padded"
+    """How inputs are put in batches: filled up on the right, of equal length, or one by one; the result is the same."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the forward passes; auto is float32 on a CPU and the checkpoint's own on a GPU."""
+    cross: bool = False
+    """Also every layer of one checkpoint against every layer of the other; where their depths differ always."""
     pairs: list[tuple[str, str]] | None = None
     """Pairs; null for the pairs of ``weights``."""
 
