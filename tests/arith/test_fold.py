@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from prismlab.arith import kernels
 from prismlab.arith.fold import fold
-from prismlab.arith.parts import match
+from prismlab.arith.parts import lay_out, match
 from prismlab.errors import CheckpointError
 from prismlab.model.tensors import open_checkpoint
 
@@ -140,3 +140,32 @@ def test_giving_up_half_way_ends_the_threads(tmp_path: Path) -> None:
     assert next(stream)[1].n > 0
     stream.close()
     assert threading.active_count() == before
+
+
+def test_a_tied_head_counts_once(tmp_path: Path) -> None:
+    old, new = state(0), state(1)
+    folders = {"old": write(tmp_path / "a", old), "new": write(tmp_path / "b", new)}
+    assert len(lay_out(folders).parts) == 8  # heads of their own
+    for tensors in (old, new):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    copies = {"old": write(tmp_path / "c", old), "new": write(tmp_path / "d", new)}
+    found = lay_out(copies)
+    assert (len(found.parts), found.elements) == (7, 50 * 16 + 6 * 640)
+    assert found.skipped[0]["name"] == "lm_head.weight"
+    assert "it counts once" in found.skipped[0]["reason"]
+    # One side ties without storing the copy, the other stores it: still once. One side has a head of its own: compared.
+    del old["lm_head.weight"]
+    assert len(lay_out({"old": write(tmp_path / "e", old), "new": copies["new"]}).parts) == 7
+    assert len(lay_out({"old": folders["old"], "new": copies["new"]}).parts) == 8
+
+
+def test_an_unknown_architecture_is_compared_by_tensor_and_told(tmp_path: Path) -> None:
+    folders = {name: write(tmp_path / name, state(k)) for k, name in enumerate(("old", "new"))}
+    for folder in folders.values():
+        (folder / "config.json").write_text('{"model_type": "novel"}')
+    found = lay_out(folders)
+    assert {part.component for part in found.parts} == {"other"}
+    assert "novel has no table of components" in found.skipped[-1]["reason"]
+    (folders["new"] / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(CheckpointError, match="different architectures"):
+        lay_out(folders)

@@ -1,9 +1,9 @@
 """One pass over equally shaped arrays that gathers everything the weight analyses need.
 
-Arrays are as they are stored: float16, float32, float64, and of bfloat16, which numpy lacks, the bits as uint16. Two
-implementations with the same results: numpy, and numba (the extra ``kernels``), which does everything while a block is
-in the cache. Comparisons are those of float64 on the exact values, so that counts agree to the last element; sums agree
-to rounding. Which one ran is recorded, since nothing else would tell.
+Arrays are as they are stored: float16, float32, float64, and of bfloat16, which numpy lacks, the bits as uint16. All
+implementations have the same results: numpy, numba (the extra ``kernels``), which does everything while a block is in
+the cache, and torch for other devices. Comparisons are those of float64 on the exact values, so that counts agree to
+the last element; sums agree to rounding. Which one ran is recorded, since nothing else would tell.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismlab.arith.sums import Floats, Overlap, Sums, Updates
+from prismlab.errors import MissingExtra, SpecError
 
 Stored = NDArray[Any]
 """Elements as they lie in the file: uint16 (the bits of bfloat16), float16, float32 or float64."""
@@ -30,9 +31,35 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def choose(elements: int) -> str:
-    """``numba`` or ``numpy``: the compiled pass for checkpoints that are worth loading it, where it is installed."""
-    return "numba" if elements >= COMPILED_FROM and has_numba() else "numpy"
+def choose(elements: int, device: str = "cpu") -> str:
+    """Which pass to take: ``numpy``, ``numba`` for work that is worth loading it, or ``torch:`` and another device.
+
+    Args:
+        elements: to compare.
+        device: ``cpu``, or a device of torch such as ``cuda``.
+
+    Raises:
+        MissingExtra: another device is asked for and torch is not installed.
+        SpecError: torch does not find the device.
+    """
+    if device == "cpu":
+        return "numba" if elements >= COMPILED_FROM and has_numba() else "numpy"
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtra("torch", "train", f"--device {device}")
+    import torch
+
+    if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise SpecError(f"device {device!r}: torch finds no GPU here; take 'cpu'")
+    return f"torch:{device}"
+
+
+def chunk_size(kernel: str) -> int:
+    """Elements that ``kernel`` takes best at a time."""
+    if kernel.startswith("torch:"):
+        from prismlab.arith.device import CHUNK
+
+        return CHUNK
+    return 1 << 17  # 256 KB of bfloat16 a checkpoint: two of them stay in a core's second-level cache
 
 
 @functools.cache
@@ -48,6 +75,13 @@ def _lanes() -> Any:
     from prismlab.arith import lanes
 
     return lanes
+
+
+@functools.cache
+def _device() -> Any:
+    from prismlab.arith import device
+
+    return device
 
 
 @functools.cache
@@ -164,7 +198,7 @@ def divergence(old: Stored, new: Stored, thresholds: Sequence[float], kernel: st
         new: [n], as stored; its type may differ, then the numbers are compared and no distance in steps is known.
         thresholds: relative changes t; an element counts as changed if |new - old| > t |old|, so an old zero counts
             as changed if the new value is not zero.
-        kernel: ``numpy`` or ``numba``.
+        kernel: ``numpy``, ``numba`` or ``torch:`` and a device.
 
     Elements that are NaN or infinite on either side are left out of everything and counted.
     """
@@ -173,6 +207,8 @@ def divergence(old: Stored, new: Stored, thresholds: Sequence[float], kernel: st
     levels = tuple(float(t) for t in thresholds)
     if old.size == 0:
         return Sums(levels)
+    if kernel.startswith("torch:"):
+        return _device().divergence(old, new, levels, kernel.removeprefix("torch:"))
     if kernel == "numba" and old.dtype == new.dtype == np.uint16:
         bounds = _bounds(levels)
         found = None if bounds is None else _lane_pass(old, new, levels, bounds)
@@ -194,12 +230,14 @@ def updates(base: Stored, others: Sequence[Stored], kernel: str = "numpy") -> Up
     Args:
         base: [n], as stored.
         others: k arrays [n], as stored.
-        kernel: ``numpy`` or ``numba``.
+        kernel: ``numpy``, ``numba`` or ``torch:`` and a device.
     """
     if any(other.shape != base.shape for other in others):
         raise ValueError(f"shapes differ: {[array.shape for array in (base, *others)]}")
     if base.size == 0:
         return Updates.zero(len(others))
+    if kernel.startswith("torch:"):
+        return _device().updates(base, others, kernel.removeprefix("torch:"))
     sound = finite(base)
     for other in others:
         sound &= finite(other)
@@ -229,6 +267,8 @@ def overlap(
 
     What is not finite at the start or in a checkpoint is in no set of that checkpoint.
     """
+    if kernel.startswith("torch:"):
+        return _device().overlap(start, before, now, threshold, kernel.removeprefix("torch:"))
     x, y, z = widen(start), widen(before), widen(now)
     if kernel == "numba":
         both, either, both_moved, either_moved = _compiled().overlap(x, y, z, float(threshold))

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from prismlab.arith.kernels import Stored
 from prismlab.errors import CheckpointError, shown
-from prismlab.model.families import COMPONENTS, FAMILIES, SUBCOMPONENTS, Location, canonical, flat_ranges, locate
-from prismlab.model.tensors import STORED, TensorView
+from prismlab.model.families import (
+    COMPONENTS,
+    FAMILIES,
+    SUBCOMPONENTS,
+    Location,
+    canonical,
+    flat_ranges,
+    locate,
+    tied_head,
+)
+from prismlab.model.folder import read_config
+from prismlab.model.tensors import STORED, TensorView, model_type, open_checkpoint
 
 CHUNK = 1 << 17
-"""Elements read at a time: 256 KB of bfloat16 a checkpoint, so that two of them stay in a core's second-level cache."""
+"""Elements read at a time, where nothing else is asked for."""
 
 Skipped = list[dict[str, str]]
 
@@ -150,6 +161,47 @@ def match(
         some = f"; {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
         raise CheckpointError(f"{', '.join(labels)}: no tensor is in all of them with one shape{some}")
     return parts, skipped
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Checkpoints side by side."""
+
+    parts: list[Part]
+    skipped: Skipped
+    """``{name, reason}`` of whatever is not compared, or not in full."""
+    model_type: str
+    """Of all of them."""
+
+    @property
+    def elements(self) -> int:
+        """Elements that are compared."""
+        return sum(part.elements for part in self.parts)
+
+
+def lay_out(folders: Mapping[str, Path]) -> Layout:
+    """Open checkpoints and lay their tensors side by side; a tied head that is stored besides counts once.
+
+    Args:
+        folders: checkpoints in the Hugging Face layout by the label that reasons give them.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged, or they have nothing to compare.
+    """
+    kind = one_type({label: model_type(folder) for label, folder in folders.items()})
+    files = [open_checkpoint(folder) for folder in folders.values()]
+    heads = [name for file in files for name in file if name.endswith("lm_head.weight")]
+    tied: dict[str, str] = {}
+    if heads:
+        copies = [tied_head(file, read_config(folder)) for file, folder in zip(files, folders.values(), strict=True)]
+        # A head that any checkpoint stores with values of its own is a tensor like others.
+        if all(copy is not None or heads[0] not in file for copy, file in zip(copies, files, strict=True)):
+            tied[canonical(heads[0], kind)] = "the embedding"
+    parts, skipped = match(files, list(folders), kind, tied)
+    if not known(kind):
+        reason = f"the architecture {shown(kind)} has no table of components: compared tensor by tensor, as 'other'"
+        skipped.append({"name": "model_type", "reason": reason})
+    return Layout(parts, skipped, kind)
 
 
 def known(model_type: str) -> bool:
