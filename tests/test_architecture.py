@@ -28,7 +28,7 @@ ALLOWED = {
     "score": {"data.items", "data.templates", "model", "verify"},
     "merge": {"arith", "model"},
     "train": {"arith", "model", "data.corpus"},
-    "rl": {"model", "arith", "data", "verify", "score", "train.logs", "train.optim"},
+    "rl": {"model", "arith", "data", "verify", "score", "train.logs", "train.optim", "train.snapshots"},
     "evaluate": {"model", "data", "verify", "score"},
     "analyse": {"model", "arith", "data", "score"},
     "arith": {"model"},

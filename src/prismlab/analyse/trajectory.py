@@ -1,36 +1,27 @@
-"""Divergence and sparsity of a run's snapshots against its start (stage ``trajectory``).
+"""Divergence and active set of a series of checkpoints against the first (stage ``trajectory``).
 
-The active set of a snapshot is the set of elements that changed: by more than 1% (the reference study's measure), or at
-all. Its overlap with that of the snapshot before is Jaccard's: elements in both over elements in either.
+The overlap of the active sets of two consecutive snapshots is Jaccard's: elements in both over elements in either.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from prismlab.analyse import kernels
-from prismlab.analyse.kernels import Array, Sums, threshold_key
-from prismlab.analyse.parts import component_order, match, one_type
+from prismlab.arith import trace
+from prismlab.arith.parts import one_type
+from prismlab.arith.sums import ULP_CLASSES, threshold_key
+from prismlab.arith.trace import TOTAL, Measured, Trace
 from prismlab.errors import StageError
-from prismlab.model.tensors import model_type, open_checkpoint
+from prismlab.model.tensors import model_type
 from prismlab.run.step import Artifact, Json, Progress, Result
 
-ACTIVE = 0.01
-"""Relative change beyond which an element is in the active set."""
 EARLY = 0.4
 """Share of the steps at which ``front_share`` is read."""
 _STEP = re.compile(r"step-(\d{1,9})")
-
-Mask = NDArray[np.bool_]
 
 
 def snapshot_folders(run: Path) -> dict[int, Path]:
@@ -41,72 +32,6 @@ def snapshot_folders(run: Path) -> dict[int, Path]:
         if (match := _STEP.fullmatch(folder.name)) and any(folder.glob("*.safetensors"))
     }
     return dict(sorted(found.items()))
-
-
-@dataclass
-class Overlap:
-    """Sizes of the intersection and the union of two sets."""
-
-    both: int = 0
-    either: int = 0
-
-    def take(self, a: Mask, b: Mask) -> None:
-        """Count one chunk of both sets."""
-        self.both += int(np.count_nonzero(a & b))
-        self.either += int(np.count_nonzero(a | b))
-
-    @property
-    def jaccard(self) -> float | None:
-        """None if both sets are empty."""
-        return self.both / self.either if self.either else None
-
-
-def active_sets(start: Array, now: Array) -> tuple[Mask, Mask]:
-    """Elements that changed by more than 1%, and elements that changed at all; what is not finite is in neither."""
-    old, new = start.astype(np.float64), now.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        relative = np.abs(new - old) > ACTIVE * np.abs(old)
-        finite = np.isfinite(old) & np.isfinite(new)
-    return relative & finite, (old != new) & finite
-
-
-@dataclass
-class Measured:
-    """Sums of every snapshot and overlaps of every two consecutive ones."""
-
-    total: list[Sums]
-    components: dict[str, list[Sums]] = field(default_factory=dict)
-    relative: list[Overlap] = field(default_factory=list)
-    exact: list[Overlap] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-
-
-def measure(
-    start: Path, snapshots: Sequence[Path], labels: Sequence[str], kind: str, thresholds: Sequence[float], bar: Progress
-) -> tuple[Measured, str]:
-    """One pass over the start and all snapshots, and the name of the kernel that ran."""
-    files = [open_checkpoint(folder) for folder in (start, *snapshots)]
-    parts, skipped = match(files, ["start", *labels], kind)
-    kernel = kernels.choose(sum(part.elements for part in parts) * len(snapshots))
-    levels = tuple(thresholds)
-    done = Measured([Sums(levels) for _ in snapshots], skipped=skipped)
-    done.relative, done.exact = ([Overlap() for _ in snapshots[1:]] for _ in range(2))
-    bar.start(len(parts), "tensors")
-    for part in parts:
-        own = done.components.setdefault(part.component, [Sums(levels) for _ in snapshots])
-        for old, *rest in part.chunks():
-            before: tuple[Mask, Mask] | None = None
-            for k, now in enumerate(rest):
-                sums = kernels.divergence(old, now, levels, kernel)
-                done.total[k].add(sums)
-                own[k].add(sums)
-                active = active_sets(old, now)
-                if before is not None:
-                    done.relative[k - 1].take(before[0], active[0])
-                    done.exact[k - 1].take(before[1], active[1])
-                before = active
-        bar.advance()
-    return done, kernel
 
 
 def first_reached(steps: Sequence[int], l2: Sequence[float], share: float) -> float | None:
@@ -131,49 +56,91 @@ def front_share(steps: Sequence[int], l2: Sequence[float]) -> float | None:
     return float(np.interp(EARLY * steps[-1], [0, *steps], [0.0, *l2])) / l2[-1]
 
 
-def _rows(steps: Sequence[int], done: Measured) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    named = {"total": done.total, **{name: done.components[name] for name in component_order(list(done.components))}}
-    for name, series in named.items():
-        for step, sums in zip(steps, series, strict=True):
-            n = sums.elements
-            row: dict[str, Any] = {"step": step, "component": name, "elements": n, "l2": sums.l2}
-            row["equal"] = sums.equal / n if n else None
-            for t, count in zip(sums.thresholds, sums.changed, strict=True):
-                row[f"changed_{threshold_key(t)}"] = count / n if n else None
-            rows.append(row)
-    return rows
+def _share(count: int, elements: int) -> float | None:
+    return count / elements if elements else None
 
 
-def _metrics(steps: list[int], done: Measured, kernel: str, thresholds: Sequence[float]) -> dict[str, Json]:
-    l2 = [sums.l2 for sums in done.total]
+def _curves(steps: Sequence[int], series: Sequence[Measured]) -> dict[str, Json]:
+    """One component, or the whole, over the steps."""
+    all_sums = [one.sums for one in series]
+    l2 = [sums.l2 for sums in all_sums]
     known = [value for value in l2 if value is not None]
     whole = len(known) == len(l2)
-    reason = None if whole and known[-1] > 0 else "the run did not move" if whole else "the start's norm is 0"
     out: dict[str, Json] = {
-        "steps": steps,
         "l2": l2,
         "changed": {
-            threshold_key(t): [s.changed[k] / s.elements if s.elements else None for s in done.total]
-            for k, t in enumerate(thresholds)
+            threshold_key(t): [_share(s.changed[k], s.elements) for s in all_sums]
+            for k, t in enumerate(all_sums[0].thresholds)
         },
-        "equal": [s.equal / s.elements if s.elements else None for s in done.total],
-        "overlap": [None, *(o.jaccard for o in done.relative)],
-        "overlap_exact": [None, *(o.jaccard for o in done.exact)],
+        "equal": [_share(s.equal, s.elements) for s in all_sums],
+        "ulp": {name: [_share(s.ulp[k], s.ulp_elements) for s in all_sums] for k, name in enumerate(ULP_CLASSES)},
+        "overlap": [None if one.active is None else one.active.jaccard for one in series],
+        "overlap_exact": [None if one.moved is None else one.moved.jaccard for one in series],
         "step50": first_reached(steps, known, 0.5) if whole else None,
         "step80": first_reached(steps, known, 0.8) if whole else None,
         "front_share": front_share(steps, known) if whole else None,
-        "skipped": done.skipped,
-        "nonfinite": sum(s.nonfinite for s in done.total),
-        "kernel": kernel,
     }
-    return out if reason is None else {**out, "reason": reason}
+    if not whole:
+        out["reason"] = "the start's norm is 0"
+    elif known[-1] == 0:
+        out["reason"] = "the run did not move"
+    return out
+
+
+def metrics(found: Trace) -> dict[str, Json]:
+    """What the stage returns of a trace: see the house plan."""
+    steps, total = found.steps, found.series(TOTAL)
+    return {
+        "steps": steps,
+        **_curves(steps, total),
+        "components": {name: _curves(steps, found.series(name)) for name in found.components},
+        "skipped": found.skipped,
+        "nonfinite": sum(one.sums.nonfinite for one in total),
+        "kernel": found.kernel,
+    }
+
+
+def follow(
+    start: Path, snapshots: Mapping[int, Path], thresholds: Sequence[float], progress: Progress | None = None
+) -> dict[str, Json]:
+    """How far a series of checkpoints is from ``start``, step by step.
+
+    Args:
+        start: a checkpoint in the Hugging Face layout.
+        snapshots: folders with safetensors of the same model by step, in rising order; they need no config.
+        thresholds: relative changes, above 0.
+
+    Returns:
+        The metrics of the stage ``trajectory``.
+
+    Raises:
+        CheckpointError: weights are damaged or do not correspond, or there is no snapshot.
+    """
+    return metrics(trace.measure(start, snapshots, thresholds, progress=progress))
 
 
 def _final_step(run: Artifact) -> int:
     """The step of the run's final checkpoint: what it did if it says so, else what it was asked to do."""
     steps = run.metrics.get("steps")
     return int(steps if steps is not None else run.config["spec"]["steps"])
+
+
+def _trace(start: Artifact, ran: Artifact, thresholds: Sequence[float], progress: Progress) -> Trace:
+    """What the run measured while it saved its snapshots, else what those that it kept tell."""
+    one_type({"start": model_type(start.model), "run": model_type(ran.model)})
+    if (ran.path / trace.FILE).is_file():
+        found = trace.read(ran.path / trace.FILE)
+        if list(found.thresholds) != sorted({float(t) for t in thresholds}):
+            raise StageError(
+                f"the run was measured at thresholds {list(found.thresholds)}, not at {list(thresholds)}; set "
+                "'keep_snapshots: true' on its stage to measure afterwards"
+            )
+        return found
+    folders = snapshot_folders(ran.path)
+    if not folders:
+        raise StageError("the run has no snapshots; set 'snapshots' of its stage to the number of points wanted")
+    folders.setdefault(_final_step(ran), ran.model)
+    return trace.measure(start.model, dict(sorted(folders.items())), thresholds, progress=progress)
 
 
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
@@ -183,19 +150,9 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     the first snapshot, which has none before it; ``overlap_exact`` is the same of elements that changed at all.
 
     Raises:
-        StageError: the run has no snapshots.
+        StageError: the run has no snapshots, or measured them at other thresholds.
         CheckpointError: weights are damaged or do not correspond.
     """
-    start, ran = inputs["start"], inputs["run"]
-    folders = snapshot_folders(ran.path)
-    if not folders:
-        raise StageError("the run has no snapshots; set 'snapshots' of its stage to the number of points wanted")
-    folders.setdefault(_final_step(ran), ran.model)
-    folders = dict(sorted(folders.items()))
-    thresholds = sorted({float(t) for t in config["thresholds"]})
-    kind = one_type({"start": model_type(start.model), "run": model_type(ran.model)})
-    labels = [f"step {step}" for step in folders]
-    done, kernel = measure(start.model, list(folders.values()), labels, kind, thresholds, progress)
-    rows = _rows(list(folders), done)
-    pq.write_table(pa.Table.from_pylist(rows), out / "trajectory.parquet")
-    return Result(metrics=_metrics(list(folders), done, kernel, thresholds))
+    found = _trace(inputs["start"], inputs["run"], config["thresholds"], progress)
+    trace.write(found, out / trace.FILE)
+    return Result(metrics=metrics(found))

@@ -22,13 +22,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from prismlab.data.items import Item
 from prismlab.data.templates import get_template
 from prismlab.errors import DataError, StageError
-from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_snapshot
+from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_master
 from prismlab.model.generate import TransformersSampler, prompt_ids
 from prismlab.rl.rewards import Penalties, Reward, reward_of
 from prismlab.rl.trainer import Prompt, Rollout, Trainer, quiet_libraries
 from prismlab.run.step import Artifact, Progress, Result
 from prismlab.train.logs import MetricsLog
-from prismlab.train.optim import snapshot_steps
+from prismlab.train.snapshots import Snapshots
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -153,21 +153,16 @@ class Recorder(TrainerCallback):
     """Joins what the responses tell with what the library logs, step by step, and saves snapshots.
 
     Args:
-        model: the model in training.
-        spec: JSON of ``RLSpec``.
-        out: the artifact's folder.
+        snapshots: of the model in training.
         rollouts: gets every response.
         log: gets every metrics row.
         progress: shown reward and length.
     """
 
-    def __init__(
-        self, model: Any, spec: Mapping[str, Any], out: Path, rollouts: Rollouts, log: MetricsLog, progress: Progress
-    ) -> None:
+    def __init__(self, snapshots: Snapshots, rollouts: Rollouts, log: MetricsLog, progress: Progress) -> None:
         self.rows: list[dict[str, Any]] = []
         self.tokens = 0
-        self._model, self._out, self._rollouts, self._log, self._progress = model, out, rollouts, log, progress
-        self._snapshots = snapshot_steps(int(spec["steps"]), int(spec["snapshots"]))
+        self._snapshots, self._rollouts, self._log, self._progress = snapshots, rollouts, log, progress
         self._row: dict[str, Any] = {}
         self._began = time.perf_counter()
 
@@ -178,8 +173,7 @@ class Recorder(TrainerCallback):
         self.tokens += sum(len(completion.token_ids) for completion in rollout.completions)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step in self._snapshots:
-            save_snapshot(self._model, self._out / "snapshots" / f"step-{state.global_step:06d}")
+        self._snapshots.after(state.global_step)
 
     def on_log(
         self,
@@ -294,7 +288,8 @@ def _run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, p
     prompts = read_prompts(inputs["prompts"].path / "prompts.jsonl", tokenizer, config["template"])
     rollouts = Rollouts(out / "rollouts.parquet")
     log = MetricsLog(out, tensorboard=spec["tensorboard"], wandb=spec["wandb"], name=config.get("name", "rl"))
-    recorder = Recorder(model, spec, out, rollouts, log, progress)
+    snapshots = Snapshots(model, folder, config, out)
+    recorder = Recorder(snapshots, rollouts, log, progress)
     progress.start(int(spec["steps"]), "step")
     try:
         train(model, tokenizer, prompts, spec, config["seed"], recorder)
@@ -303,7 +298,10 @@ def _run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, p
         log.close()
     # The library writes its padding token into both; the next stage shall find the start's own.
     model.config, model.generation_config = own_configs
+    snapshots.close()
     save_checkpoint(model, tokenizer, out / "model")
+    if spec["keep_master"]:
+        save_master(model, out / "master")
     metrics = summary(recorder.rows)
     _notes(metrics, len(prompts), int(spec["prompts_per_step"]), progress)
     return Result(metrics=metrics, tokens=recorder.tokens)

@@ -44,8 +44,8 @@ def _weights(builder: Builder, seed: int) -> None:
         return
     for old, new in weight_pairs(builder.study):
         inputs = {"old": builder.checkpoint(old, seed), "new": builder.checkpoint(new, seed)}
-        facts = {"old": old, "new": new}
-        builder.add("weights", f"{old}:{new}", seed, {"thresholds": thresholds(builder.study)}, inputs=inputs, facts=facts)
+        config, facts = {"thresholds": thresholds(builder.study)}, {"old": old, "new": new}
+        builder.add("weights", f"{old}:{new}", seed, config, inputs=inputs, facts=facts)
 
 
 def thresholds(study: Study) -> list[float]:

@@ -73,6 +73,10 @@ class TrainSpec(Spec):
     """Rows a forward pass on one device; null for all of this device's rows at once."""
     snapshots: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Save bf16 weights this many times, evenly spaced, for trajectories."""
+    keep_snapshots: bool = True
+    """Keep the snapshots; false measures each when it is saved and keeps two at most on disk, none at the end."""
+    keep_master: bool = False
+    """Also keep the float32 weights as trained, before they are rounded to bf16: shows what the rounding hides."""
     launch: Literal["process", "torchrun"] = "process"
     """``torchrun`` starts ``nproc`` processes of this stage on this machine."""
     nproc: Count = 1
@@ -160,6 +164,10 @@ class RLSpec(Spec):
     """Compute precision; the saved checkpoint is bf16."""
     snapshots: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Save bf16 weights this many times, evenly spaced, for trajectories."""
+    keep_snapshots: bool = True
+    """Keep the snapshots; false measures each when it is saved and keeps two at most on disk, none at the end."""
+    keep_master: bool = False
+    """Also keep the float32 weights as trained, before they are rounded to bf16: shows what the rounding hides."""
     tensorboard: bool = True
     """Write TensorBoard event files beside the JSON-lines metrics."""
     wandb: str | None = None

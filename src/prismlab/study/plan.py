@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prismlab.seeds import derive_seed
-from prismlab.study.analyses import ANALYSES
+from prismlab.study.analyses import ANALYSES, thresholds
 from prismlab.study.arms import infer_arms
 from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.content import FileHashes
@@ -164,15 +164,19 @@ class Builder:
         start = self.checkpoint(spec.start, seed)
         facts = {"checkpoint": name, "start": spec.start, "stage": spec.stage}
         if isinstance(spec, TrainSpec):
-            config = {"stage": spec.stage, "spec": _json(spec)}
+            config = {"stage": spec.stage, "spec": _json(spec), **self._measured(spec)}
             inputs = {"start": start, "corpus": self.corpus(spec, seed)}
             nproc = spec.nproc if spec.launch == "torchrun" else 0
             facts["mixture"] = spec.mixture
             return self.add("train", name, seed, config, inputs=inputs, facts=facts, nproc=nproc)
-        config = {"spec": _json(spec), "template": self.study.template}
+        config = {"spec": _json(spec), "template": self.study.template, **self._measured(spec)}
         inputs = {"start": start, "prompts": self.prompts(spec, seed)}
         facts["prompts"] = spec.prompts
         return self.add("rl", name, seed, config, inputs=inputs, facts=facts)
+
+    def _measured(self, spec: TrainSpec | RLSpec) -> dict[str, Any]:
+        """What a run needs that measures its snapshots itself: the thresholds of the study's trajectories."""
+        return {} if spec.keep_snapshots or not spec.snapshots else {"thresholds": thresholds(self.study)}
 
     def scoring(self, name: str, seed: int) -> str:
         spec = self.study.scorings[name]

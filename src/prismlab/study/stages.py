@@ -20,7 +20,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "states": ("prismlab.analyse.states:run", 1),
     "cka": ("prismlab.analyse.cka:run", 2),
     "behaviour": ("prismlab.analyse.behaviour:run", 2),
-    "trajectory": ("prismlab.analyse.trajectory:run", 1),
+    "trajectory": ("prismlab.analyse.trajectory:run", 2),
     "claims": ("prismlab.claims.ledger:run", 2),
     "report": ("prismlab.report.html:run", 3),
 }

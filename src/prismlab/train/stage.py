@@ -12,12 +12,12 @@ import torch
 
 from prismlab.data.corpus import Corpus
 from prismlab.errors import CheckpointError
-from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_snapshot
+from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_master
 from prismlab.model.tokens import tokenizer_hash
 from prismlab.run.step import Artifact, Progress, Result
 from prismlab.train.logs import MetricsLog
 from prismlab.train.loop import StepReport, World, train
-from prismlab.train.optim import snapshot_steps
+from prismlab.train.snapshots import Snapshots
 
 LOGGED_ROWS = 2000
 """Longer runs log every n-th step, so that a metrics file stays small enough to draw."""
@@ -61,23 +61,18 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     corpus = Corpus.open(inputs["corpus"].path)
     embedding: Any = model.get_input_embeddings()
     _check_tokenizer(tokenizer, corpus, embedding.weight.shape[0])
-    snapshots = snapshot_steps(spec["steps"], spec["snapshots"]) if world.rank == 0 else set()
-
-    def after_step(step: int) -> None:
-        if step in snapshots:
-            save_snapshot(model, out / "snapshots" / f"step-{step:06d}")
-
+    chief = world.rank == 0
+    snapshots = Snapshots(model, inputs["start"].model, config, out) if chief else None
     reports: list[StepReport] = []
     every = max(1, spec["steps"] // LOGGED_ROWS)
     progress.start(spec["steps"], "step")
-    chief = world.rank == 0
     log = (
         MetricsLog(out, tensorboard=spec["tensorboard"], wandb=spec["wandb"], name=config.get("name", spec["stage"]))
         if chief
         else None
     )
     try:
-        for report in train(model, corpus, spec, world, after_step):
+        for report in train(model, corpus, spec, world, snapshots.after if snapshots else lambda step: None):
             reports.append(report)
             progress.advance(1, loss=report.loss)
             if log is not None and (report.step % every == 0 or report.step in (1, spec["steps"])):
@@ -85,6 +80,9 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     finally:
         if log is not None:
             log.close()
-    if chief:
+    if snapshots:
+        snapshots.close()
         save_checkpoint(model, tokenizer, out / "model")
+        if spec["keep_master"]:
+            save_master(model, out / "master")
     return Result(metrics=_summary(reports), tokens=spec["steps"] * spec["rows"] * spec["seq_len"])
