@@ -19,7 +19,7 @@ from study_on_disk import HOSTILE, build, decide, page
 from synthetic import World
 
 from prismlab.errors import DataError
-from prismlab.report.html import script_json
+from prismlab.report.page import script_json
 
 VOID = {"meta", "link", "br", "input", "img", "hr"}
 
@@ -144,8 +144,8 @@ def test_every_figure_is_valid_plotly_and_has_its_place(parsed: Parsed) -> None:
     places = [d["data-figure"] for d in parsed.of("div") if "data-figure" in d]
     assert sorted(drawn) == sorted(places)
     assert set(drawn) == {
-        "scores", "mixtures", "training", "divergence", "layers", "thresholds", "direction", "cka", "rl", "trajectory",
-        "trajectory-difference", "behaviour", "time",
+        "scores", "mixtures", "training", "divergence", "layers", "thresholds", "direction", "cka", "cka-pairs", "rl",
+        "trajectory", "trajectory-difference", "behaviour", "time",
     }  # fmt: skip
     for figure in drawn.values():
         go.Figure(figure)
