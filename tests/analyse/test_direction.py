@@ -152,7 +152,7 @@ def test_what_one_lacks_is_named_with_its_name(tmp_path: Path) -> None:
     found = direction.cosines(start, folders)
     assert found["skipped"] == [{"name": "model.layers.0.mlp.up_proj.weight", "reason": "not in y"}]
     other = write(tmp_path / "other", {"model.norm.weight": torch.ones(8)}, kind="mistral")
-    with pytest.raises(CheckpointError, match="base: llama, x: llama, z: mistral"):
+    with pytest.raises(CheckpointError, match="the base: llama, x: llama, z: mistral"):
         direction.cosines(start, {"x": folders["x"], "z": other})
 
 

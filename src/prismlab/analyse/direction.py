@@ -8,25 +8,28 @@ from pathlib import Path
 from prismlab.arith import kernels
 from prismlab.arith.fold import fold
 from prismlab.arith.kernels import Stored
-from prismlab.arith.parts import component_order, match, one_type, subcomponent_order
+from prismlab.arith.parts import component_order, lay_out, subcomponent_order
 from prismlab.arith.sums import Updates
 from prismlab.errors import CheckpointError, shown
-from prismlab.model.tensors import model_type, open_checkpoint
 from prismlab.run.step import Artifact, Json, Progress, Result, Silent
 
-BASE = "base"
+BASE = "the base"
 """What the base is called where a reason names checkpoints."""
 WHOLE = "whole"
 Place = tuple[str, str]
 """A group of parts and the name of one in it."""
 
 
-def cosines(base: Path, folders: Mapping[str, Path], progress: Progress | None = None) -> dict[str, Json]:
+def cosines(
+    base: Path, folders: Mapping[str, Path], progress: Progress | None = None, device: str = "cpu"
+) -> dict[str, Json]:
     """Directions of x - base for every x of ``folders``, in one pass over all files.
 
     Args:
         base: a checkpoint in the Hugging Face layout.
         folders: checkpoints of the same architecture by name, one or more.
+        progress: told of every tensor.
+        device: where to compute, see ``arith.kernels.choose``.
 
     Returns:
         ``names``; ``cosine`` of the whole, [k][k] in the order of the names; ``l2``, the updates' norms over the base's
@@ -40,18 +43,18 @@ def cosines(base: Path, folders: Mapping[str, Path], progress: Progress | None =
     if not folders:
         raise CheckpointError("no checkpoint was given whose update from the base could be measured")
     bar, names = progress or Silent(), list(folders)
-    labels = [BASE, *names]
-    everything = [Path(base), *map(Path, folders.values())]
-    kind = one_type({label: model_type(folder) for label, folder in zip(labels, everything, strict=True)})
-    parts, skipped = match([open_checkpoint(folder) for folder in everything], labels, kind)
-    kernel = kernels.choose(sum(part.elements for part in parts))
+    label = BASE
+    while label in folders:
+        label += "*"
+    layout = lay_out({label: Path(base), **{name: Path(folder) for name, folder in folders.items()}})
+    kernel, skipped = kernels.choose(layout.elements, device), list(layout.skipped)
     found: dict[Place, Updates] = {}
-    bar.start(len(parts), "tensors")
+    bar.start(len(layout.parts), "tensors")
 
     def visit(start: Stored, *others: Stored) -> Updates:
         return kernels.updates(start, others, kernel)
 
-    for part, sums in fold(parts, visit, bar):
+    for part, sums in fold(layout.parts, visit, bar, size=kernels.chunk_size(kernel)):
         places = [("", WHOLE), ("components", part.component), ("subcomponents", part.subcomponent)]
         places += [] if part.layer is None else [("layers", str(part.layer))]
         for place in places:

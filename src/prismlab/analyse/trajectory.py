@@ -101,22 +101,17 @@ def metrics(found: Trace) -> dict[str, Json]:
 
 
 def follow(
-    start: Path, snapshots: Mapping[int, Path], thresholds: Sequence[float], progress: Progress | None = None
+    start: Path,
+    snapshots: Mapping[int, Path],
+    thresholds: Sequence[float],
+    progress: Progress | None = None,
+    device: str = "cpu",
 ) -> dict[str, Json]:
-    """How far a series of checkpoints is from ``start``, step by step.
+    """How far a series of checkpoints is from ``start``, step by step: the metrics of the stage ``trajectory``.
 
-    Args:
-        start: a checkpoint in the Hugging Face layout.
-        snapshots: folders with safetensors of the same model by step, in rising order; they need no config.
-        thresholds: relative changes, above 0.
-
-    Returns:
-        The metrics of the stage ``trajectory``.
-
-    Raises:
-        CheckpointError: weights are damaged or do not correspond, or there is no snapshot.
+    Arguments and errors are those of ``arith.trace.measure``.
     """
-    return metrics(trace.measure(start, snapshots, thresholds, progress=progress))
+    return metrics(trace.measure(start, snapshots, thresholds, progress=progress, device=device))
 
 
 def _final_step(run: Artifact) -> int:

@@ -179,21 +179,23 @@ class Layout:
         return sum(part.elements for part in self.parts)
 
 
-def lay_out(folders: Mapping[str, Path]) -> Layout:
+def lay_out(folders: Mapping[str, Path], config: Path | None = None) -> Layout:
     """Open checkpoints and lay their tensors side by side; a tied head that is stored besides counts once.
 
     Args:
         folders: checkpoints in the Hugging Face layout by the label that reasons give them.
+        config: the folder whose config speaks for all, where they need none of their own (snapshots of a run).
 
     Raises:
         CheckpointError: a checkpoint is damaged, or they have nothing to compare.
     """
-    kind = one_type({label: model_type(folder) for label, folder in folders.items()})
+    configs = [config or folder for folder in folders.values()]
+    kind = one_type({label: model_type(folder) for label, folder in zip(folders, configs, strict=True)})
     files = [open_checkpoint(folder) for folder in folders.values()]
     heads = [name for file in files for name in file if name.endswith("lm_head.weight")]
     tied: dict[str, str] = {}
     if heads:
-        copies = [tied_head(file, read_config(folder)) for file, folder in zip(files, folders.values(), strict=True)]
+        copies = [tied_head(file, read_config(folder)) for file, folder in zip(files, configs, strict=True)]
         # A head that any checkpoint stores with values of its own is a tensor like others.
         if all(copy is not None or heads[0] not in file for copy, file in zip(copies, files, strict=True)):
             tied[canonical(heads[0], kind)] = "the embedding"

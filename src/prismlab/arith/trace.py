@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 from prismlab.arith import kernels
 from prismlab.arith.fold import fold
 from prismlab.arith.kernels import Stored
-from prismlab.arith.parts import Skipped, component_order, match
+from prismlab.arith.parts import Skipped, component_order, lay_out
 from prismlab.arith.sums import ULP_CLASSES, Overlap, Sums, threshold_key
 from prismlab.errors import CheckpointError
-from prismlab.model.tensors import TensorFile, model_type, open_checkpoint
 from prismlab.run.step import Progress, Silent
 
 ACTIVE = 0.01
@@ -144,6 +143,7 @@ def measure(
     thresholds: Sequence[float],
     before: Path | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Trace:
     """One pass over the start and all snapshots.
 
@@ -152,23 +152,23 @@ def measure(
         snapshots: folders with safetensors by step, in rising order; they need no config.
         thresholds: relative changes, above 0.
         before: the snapshot before the first of these; None if there is none.
+        progress: told of every tensor.
+        device: where to compute, see ``kernels.choose``.
 
     Raises:
         CheckpointError: weights are damaged or do not correspond, or there is no snapshot.
     """
     if not snapshots:
         raise CheckpointError(f"{start}: no snapshot was given to compare it with")
-    bar, kind, levels = progress or Silent(), model_type(start), tuple(sorted({float(t) for t in thresholds}))
-    origin = open_checkpoint(start)
-    files = {step: open_checkpoint(folder) for step, folder in snapshots.items()}
-    others = [*([] if before is None else [open_checkpoint(before)]), *files.values()]
-    labels = ["start", *([] if before is None else ["the snapshot before"]), *(f"step {step}" for step in files)]
-    parts, _ = match([origin, *others], labels, kind)
+    bar, levels = progress or Silent(), tuple(sorted({float(t) for t in thresholds}))
+    earlier = {} if before is None else {"the snapshot before": before}
+    found = lay_out({"start": start, **earlier, **{f"step {n}": folder for n, folder in snapshots.items()}}, start)
     # By the size of one snapshot: which kernel runs must not depend on how many are measured at once.
-    kernel = kernels.choose(sum(part.elements for part in parts))
-    trace = Trace(levels, {step: {} for step in files}, _skipped(origin, files, kind), kernel)
-    bar.start(len(parts), "tensors")
-    for part, column in fold(parts, _Visit(levels, kernel, before is None), bar):
+    kernel = kernels.choose(found.elements, device)
+    trace = Trace(levels, {step: {} for step in snapshots}, _skipped(start, snapshots), kernel)
+    bar.start(len(found.parts), "tensors")
+    visit = _Visit(levels, kernel, before is None)
+    for part, column in fold(found.parts, visit, bar, size=kernels.chunk_size(kernel)):
         for point, measured in zip(trace.points.values(), column.measured, strict=True):
             if part.component in point:
                 point[part.component].add(measured)
@@ -177,11 +177,11 @@ def measure(
     return trace
 
 
-def _skipped(start: TensorFile, files: Mapping[int, TensorFile], kind: str) -> Skipped:
+def _skipped(start: Path, snapshots: Mapping[int, Path]) -> Skipped:
     """What is not compared, snapshot by snapshot, so that the words do not depend on how many are measured at once."""
     found: Skipped = []
-    for file in files.values():
-        found += [line for line in match([start, file], ["start", "the run"], kind)[1] if line not in found]
+    for folder in snapshots.values():
+        found += [line for line in lay_out({"start": start, "the run": folder}, start).skipped if line not in found]
     return found
 
 
