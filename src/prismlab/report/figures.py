@@ -309,6 +309,12 @@ def panel_title(text: str, place: tuple[list[float], list[float]]) -> dict[str, 
     }
 
 
+def layer_ticks(lines: Sequence[Line]) -> list[float]:
+    """At most about ten whole layer numbers."""
+    deepest = max((x for line in lines for points in line.seeds.values() for x, _ in points), default=0.0)
+    return [float(n) for n in range(0, int(deepest) + 1, max(1, round(deepest / 10)))]
+
+
 def stacked(rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], x: str) -> Figure:
     """Horizontal stacked bars: row to {part: value}."""
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))

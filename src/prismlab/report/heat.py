@@ -13,16 +13,52 @@ SCALE = [[0.0, "#b5703a"], [0.5, "rgba(138,144,156,0.12)"], [1.0, "#3b7dd8"]]
 """From -1 over 0, which is nearly the page's own colour in light and dark, to 1."""
 ROW = 44
 """Pixels of one row of a map."""
+TALLEST = 528
+"""Pixels of the rows of one map; above twelve rows they get lower."""
+MOST_NUMBERS = 12
+"""Columns up to which a cell has room for its number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How values become colours and text."""
+
+    low: float | None
+    """Value of the first colour; None for the smallest there is. The last colour is 1."""
+    scale: Sequence[Sequence[Any]]
+    digits: int
+
+
+SIGNED = Look(low=-1.0, scale=SCALE, digits=2)
+"""For cosines."""
+NEAR_ONE = Look(low=None, scale=[[0.0, "#b5703a"], [1.0, "rgba(138,144,156,0.12)"]], digits=4)
+"""For similarities, of which what falls below 1 is to be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """Values between -1 and 1 of every two of some names."""
+    """Values up to 1 of every two of some names."""
 
     title: str
     names: Sequence[str]
     values: Sequence[Sequence[float | None]]
-    """[k][k]; None leaves a cell empty."""
+    """[names][columns]; None leaves a cell empty."""
+    columns: Sequence[str] | None = None
+    """Names of the columns, where they are not those of the rows."""
+    look: Look = SIGNED
+
+    @property
+    def across(self) -> Sequence[str]:
+        """Names of the columns."""
+        return self.names if self.columns is None else self.columns
+
+    @property
+    def low(self) -> float:
+        """Value of the first colour."""
+        if self.look.low is not None:
+            return self.look.low
+        # Were all values 1, a range without width would colour them at random.
+        return min([0.999, *(value for row in self.values for value in row if value is not None)])
 
 
 def heat_maps(maps: Sequence[HeatMap], columns: int = 2) -> Figure:
@@ -33,26 +69,27 @@ def heat_maps(maps: Sequence[HeatMap], columns: int = 2) -> Figure:
     titles: list[dict[str, Any]] = []
     for k, (one, place) in enumerate(zip(filled, grid(len(filled), columns), strict=True)):
         axis = "" if k == 0 else str(k + 1)
-        names = [safe(name) for name in one.names]
-        text = [[NONE if value is None else minus(f"{value:.2f}") for value in row] for row in one.values]
+        names, across = [safe(name) for name in one.names], [safe(name) for name in one.across]
+        digits = one.look.digits
+        text = [[NONE if value is None else minus(f"{value:.{digits}f}") for value in row] for row in one.values]
         data.append(
             {
                 "type": "heatmap",
-                "x": names,
+                "x": across,
                 "y": names,
                 "z": [list(row) for row in one.values],
                 "text": text,
-                "texttemplate": "%{text}",
-                "zmin": -1.0,
+                "texttemplate": "%{text}" if len(across) <= MOST_NUMBERS else "",
+                "zmin": one.low,
                 "zmax": 1.0,
-                "colorscale": SCALE,
+                "colorscale": [list(stop) for stop in one.look.scale],
                 "showscale": False,
                 "showlegend": False,
                 "xgap": 2,
                 "ygap": 2,
                 "xaxis": f"x{axis}",
                 "yaxis": f"y{axis}",
-                "hovertemplate": "%{y}<br>%{x}<br>%{z:.4f}<extra></extra>",
+                "hovertemplate": f"%{{y}}<br>%{{x}}<br>%{{z:.{digits + 2}f}}<extra></extra>",
             }
         )
         common = {"type": "category", "automargin": True, "showgrid": False}
@@ -60,7 +97,7 @@ def heat_maps(maps: Sequence[HeatMap], columns: int = 2) -> Figure:
         layout[f"yaxis{axis}"] = {**common, "domain": place[1], "anchor": f"x{axis}", "autorange": "reversed"}
         titles.append(panel_title(one.title, place))
     rows = -(-len(filled) // columns) if filled else 1
-    height = 60 + ROW * max((len(one.names) for one in filled), default=1)
+    height = 60 + min(TALLEST, ROW * max((len(one.names) for one in filled), default=1))
     layout |= {
         "height": rows * height + 84,
         "margin": {"l": 52, "r": 12, "t": 34, "b": 50},
