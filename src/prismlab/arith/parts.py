@@ -23,7 +23,7 @@ from prismlab.model.families import (
 from prismlab.model.folder import read_config
 from prismlab.model.tensors import STORED, TensorView, model_type, open_checkpoint
 
-CHUNK = 1 << 17
+CHUNK = 1 << 19
 """Elements read at a time, where nothing else is asked for."""
 
 Skipped = list[dict[str, str]]
