@@ -30,7 +30,7 @@ ALLOWED = {
     "train": {"arith", "model", "data.corpus"},
     "rl": {"model", "arith", "data", "verify", "score", "train.logs", "train.optim", "train.snapshots"},
     "evaluate": {"model", "data", "verify", "score"},
-    "analyse": {"model", "arith", "data", "score"},
+    "analyse": {"model", "arith", "data", "score", "evaluate.draw", "evaluate.sampled"},
     "arith": {"model"},
     "claims": set[str](),
     "report": {"claims"},

@@ -22,7 +22,7 @@ from prismlab.study.arms import ambiguous_arms, infer_arms
 from prismlab.study.check import leaks
 from prismlab.study.cost import Cost, Costs, passes
 from prismlab.study.load import LoadedStudy, load_study
-from prismlab.study.pairs import trajectory_checkpoints
+from prismlab.study.pairs import CHAIN, landscape_triples, trajectory_checkpoints
 from prismlab.study.plan import plan_study
 from prismlab.study.starter import starter, study_name
 from prismlab.study.steps import Missing, Plan, Settled
@@ -111,6 +111,8 @@ def _warnings(loaded: LoadedStudy) -> Iterator[str]:
                 yield f"bases.{name}: {revision or 'main'!r} can move; name a commit to pin the weights"
     if study.analyses.trajectory is not None and not trajectory_checkpoints(study):
         yield "analyses.trajectory: no RL checkpoint has 'snapshots' above 0"
+    if study.analyses.landscape is not None and not landscape_triples(study):
+        yield f"analyses.landscape: the study lacks one of {', '.join(CHAIN)}; name checkpoints in 'triples'"
     for name, task in study.tasks.items():
         if task.verifier == "tests":
             yield f"tasks.{name}: 'verifier: tests' runs programs, which this version cannot; sampling it will stop"

@@ -52,6 +52,7 @@ STUDY: dict[str, Any] = {
         "cka": {"sources": ["web"]},
         "behaviour": {"evaluation": "core"},
         "trajectory": {},
+        "landscape": {"evaluation": "core"},
     },
 }
 

@@ -126,7 +126,12 @@ CASES = [
         ": analyses.direction.groups[0]: no base or checkpoint 'mid'",
         "mid-mc",
     ),
-    ("analyses/direction", {"groups": [["base", "rl"]]}, ": analyses.direction.groups[0]: 2 entries; allowed: at", None),
+    (
+        "analyses/direction",
+        {"groups": [["base", "rl"]]},
+        ": analyses.direction.groups[0]: 2 entries; allowed: at",
+        None,
+    ),
     (
         "analyses/direction",
         {"groups": [["base", "rl", "base"]]},
@@ -141,6 +146,20 @@ CASES = [
     ),
     ("analyses/weigths", {}, ": analyses: unknown key 'weigths'; allowed: weights, direction", "weights"),
     ("analyses/behaviour/evaluation", "cor", ": analyses.behaviour.evaluation: no evaluation with tasks 'cor'", "core"),
+    ("analyses/landscape/evaluation", "cor", ": analyses.landscape.evaluation: no evaluation with tasks 'cor'", "core"),
+    ("analyses/landscape/points", 1, ": analyses.landscape.points: 1 is out of range; allowed: at least 2", None),
+    (
+        "analyses/landscape/triples",
+        [["base", "mid-mc", "rl"], ["base", "mid", "rl"]],
+        ": analyses.landscape.triples[1]: no base or checkpoint 'mid'",
+        "mid-mc",
+    ),
+    (
+        "analyses/landscape/triples",
+        [["base", "rl", "rl"]],
+        ": analyses.landscape.triples[0]: 'rl' stands there twice",
+        None,
+    ),
     (
         "analyses/trajectory/checkpoints",
         ["base"],

@@ -57,6 +57,7 @@ def test_which_steps_there_are(tmp_path: Path) -> None:
     assert sorted(names(plan, "states")) == sorted({end for pair in names(plan, "cka") for end in pair.split(":")})
     assert names(plan, "direction") == ["base", "mid-mcs"]
     assert names(plan, "trajectory") == ["rl"]
+    assert names(plan, "landscape") == ["base:mid-mcs:rl"]
     assert names(plan, "evaluation") == [f"core@{name}" for name in STUDY["checkpoints"]]
     assert names(plan, "behaviour") == names(plan, "evaluation")
     assert [step.id for step in plan.steps[-2:]] == ["claims/small", "report/small"]
@@ -79,7 +80,9 @@ def test_inputs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
     assert steps["direction/mid-mcs/s0"].config["names"] == ["rl", "control"]
     assert steps["trajectory/rl/s0"].inputs == {"start": "train/mid-mcs/s0", "run": "rl/rl/s0"}
     claims = steps["claims/small"]
-    kinds = {"evaluation", "weights", "direction", "cka", "behaviour", "trajectory"}
+    chain = {"base": "train/base/s0", "mid": "train/mid-mcs/s0", "rl": "rl/rl/s0"}
+    assert steps["landscape/base:mid-mcs:rl/s0"].inputs == chain
+    kinds = {"evaluation", "weights", "direction", "cka", "behaviour", "trajectory", "landscape"}
     assert set(claims.inputs) == {step.id for step in steps.values() if step.kind in kinds}
     assert [entry["key"] for entry in claims.config["entries"]] == list(claims.inputs)
     assert set(steps["report/small"].inputs) == set(steps) - {"report/small"}
@@ -102,6 +105,8 @@ def test_entries_say_what_each_input_is(tmp_path: Path) -> None:
     assert (entries["cka/base:rl/s0"]["old"], entries["cka/base:rl/s0"]["new"]) == ("base", "rl")
     direction = entries["direction/base/s0"]
     assert (direction["base"], direction["checkpoints"]) == ("base", ["mid-mc", "mid-mcs"])
+    landscape = entries["landscape/base:mid-mcs:rl/s0"]
+    assert [landscape[key] for key in ("base", "mid", "rl")] == ["base", "mid-mcs", "rl"]
     assert entries["train/mid-mc/s0"]["checkpoint"] == "mid-mc"
     assert "missing" not in entries[key]
 
@@ -123,6 +128,7 @@ def test_configs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
         "cka": {"spec"},
         "behaviour": set(),
         "trajectory": {"thresholds"},
+        "landscape": {"spec", "name", "template", "tasks", "micro"},
         "claims": {"study", "entries", "arms"},
         "report": {"study", "entries", "arms"},
     }
@@ -319,6 +325,30 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     assert known.of(steps["train/mid-mc/s0"]).seconds == pytest.approx(4.0)
     assert known.of(steps["rl/rl/s0"]).seconds is None
     assert step_tokens(steps["weights/base:rl/s0"]) is None
+
+
+def test_landscapes_of_the_chain_or_of_what_is_named(tmp_path: Path) -> None:
+    data = study(seeds=[0, 1])
+    data["analyses"]["landscape"] = {"evaluation": "core", "items": 7, "grid": 3, "triples": [
+        ["base", "mid-mc", "rl"], ["base", "mid-mcs", "rl"], ["base", "mid-mc", "rl"]]}  # fmt: skip
+    plan = planned(tmp_path, data)
+    assert names(plan, "landscape") == ["base:mid-mc:rl", "base:mid-mcs:rl"] * 2
+    steps = {step.id: step for step in plan.steps}
+    one, other = (steps[f"landscape/base:{mid}:rl/s0"] for mid in ("mid-mc", "mid-mcs"))
+    assert one.config == other.config, "the same items and random numbers in every landscape of a seed"
+    assert one.config["seed"] != steps["landscape/base:mid-mc:rl/s1"].config["seed"]
+    spec = one.config["spec"]
+    assert (spec["items"], spec["samples"], spec["tasks"], spec["grid"]) == (7, 1, ["addition", "programs"], 3)
+    # 9 points of the path, 9 of the grid, of which (0, 0), (0.5, 0), (1, 0), (1, 0.5) and (1, 1) are the same.
+    assert step_tokens(one) == 13 * 2 * 7 * 1 * 32768
+    cost = Costs(loaded(tmp_path, data)).of(one)
+    assert cost.flops == 2 * 12 * 128 * 128 * 4 * step_tokens(one)
+    del data["analyses"]["landscape"]["triples"]
+    data["claims"] = {"arms": {"mid[MCS]": "mid-mc", "mid[MCS]>rl[MCS]": "rl"}}
+    assert names(planned(tmp_path, data), "landscape")[0] == "base:mid-mc:rl"
+    lacking = study()
+    del lacking["checkpoints"]["rl"], lacking["analyses"]["trajectory"]
+    assert names(planned(tmp_path, lacking), "landscape") == []
 
 
 def test_groups_of_directions(tmp_path: Path) -> None:

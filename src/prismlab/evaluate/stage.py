@@ -4,62 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prismlab.data.items import Item, load_items
 from prismlab.data.sources import heldout_texts
 from prismlab.errors import DataError
 from prismlab.evaluate import text as text_loss
+from prismlab.evaluate.draw import draw_of, files_of
 from prismlab.evaluate.sampled import aggregate
 from prismlab.model.checkpoint import load_model, load_tokenizer
-from prismlab.model.generate import SamplingSettings, TransformersSampler
 from prismlab.run.step import Artifact, Json, Progress, Result
-from prismlab.score import SampleRow, score_items, write_rows
+from prismlab.score import write_rows
 from prismlab.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def _files(config: Mapping[str, Json], name: str) -> list[Path] | None:
-    """Paths of a source or task that comes from files; None for one that does not."""
-    paths = config.get("files", {}).get(name)
-    return None if paths is None else [Path(path) for path in paths]
-
-
-def _items(config: Mapping[str, Json]) -> list[Item]:
-    """Test items of every task, the same for every checkpoint."""
-    spec = config["spec"]
-    items: list[Item] = []
-    for name in spec["tasks"]:
-        task, files = config["tasks"][name], _files(config, name)
-        seed = derive_seed(config["seed"], "items", name)
-        items += load_items(name, task, config["micro"], split="test", n=int(spec["items"]), files=files, seed=seed)
-    return items
-
-
-def _sample(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Json], progress: Progress
-) -> list[SampleRow]:
-    spec = config["spec"]
-    items = _items(config)
-    settings = SamplingSettings(
-        max_new_tokens=int(spec["max_new_tokens"]),
-        temperature=float(spec["temperature"]),
-        top_p=float(spec["top_p"]),
-    )
-    progress.start(len(items) * int(spec["samples"]), "samples")
-    return score_items(
-        TransformersSampler(model, tokenizer),
-        tokenizer,
-        items,
-        int(spec["samples"]),
-        settings,
-        derive_seed(config["seed"], "samples"),
-        config["template"],
-        strict_format=False,
-        progress=progress,
-    )
 
 
 def _texts(config: Mapping[str, Json]) -> dict[str, list[str]]:
@@ -67,7 +22,7 @@ def _texts(config: Mapping[str, Json]) -> dict[str, list[str]]:
     share, most = float(config["heldout"]), int(config["spec"]["text_documents"])
     texts: dict[str, list[str]] = {}
     for name in config["spec"]["text"]:
-        source, files = config["sources"][name], _files(config, name)
+        source, files = config["sources"][name], files_of(config, name)
         texts[name] = heldout_texts(name, source, config["micro"], files, config["template"], share, most)
         if not texts[name]:
             raise DataError(f"source {name}: no held-out document; raise 'heldout' or give it more documents")
@@ -85,10 +40,11 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         CheckpointError: the checkpoint cannot be loaded or sampled.
         StageError: a prompt fills the model's positions, or a loss is not finite.
     """
-    texts = _texts(config)
+    texts, draw = _texts(config), draw_of(config)
     folder = inputs["checkpoint"].model
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype="float32")
-    rows = _sample(model, tokenizer, config, progress)
+    progress.start(draw.samples, "samples")
+    rows = draw.rows(model, tokenizer, progress)
     write_rows(rows, out / "samples.parquet")
     documents: list[dict[str, Any]] = []
     losses: dict[str, Json] = {}

@@ -20,7 +20,16 @@ from prismlab.run.store import Store
 from prismlab.run.worker import Done, Job
 from prismlab.study.steps import Missing, Outcome, Plan, Settled, Step, outcome_of, settle
 
-KIND_WEIGHT = {"train": 20, "rl": 30, "evaluation": 8, "scoring": 8, "states": 4, "corpus": 3, "trajectory": 2}
+KIND_WEIGHT = {
+    "train": 20,
+    "rl": 30,
+    "evaluation": 8,
+    "scoring": 8,
+    "landscape": 8,
+    "states": 4,
+    "corpus": 3,
+    "trajectory": 2,
+}
 """Rough length of a step by kind, in no unit: only for choosing which of several ready steps starts first."""
 NEEDS_SNAPSHOTS = ("trajectory",)
 """Kinds that cannot use an artifact whose snapshots were dropped."""

@@ -9,7 +9,14 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from prismlab.study.checkpoints import MergeSpec
-from prismlab.study.pairs import cka_pairs, direction_groups, evaluated, trajectory_checkpoints, weight_pairs
+from prismlab.study.pairs import (
+    cka_pairs,
+    direction_groups,
+    evaluated,
+    landscape_triples,
+    trajectory_checkpoints,
+    weight_pairs,
+)
 from prismlab.study.study import THRESHOLDS, CkaSpec, Study
 
 
@@ -118,5 +125,36 @@ def _trajectory(builder: Builder, seed: int) -> None:
         builder.add("trajectory", name, seed, config, inputs=inputs, facts={"checkpoint": name, "start": spec.start})
 
 
-ANALYSES: tuple[Callable[[Builder, int], None], ...] = (_weights, _direction, _cka, _behaviour, _trajectory)
+def _landscape(builder: Builder, seed: int) -> None:
+    spec = builder.study.analyses.landscape
+    if spec is None:
+        return
+    evaluation = builder.study.evaluations[spec.evaluation]
+    data, paths = builder.data(None, evaluation.tasks)
+    sampling = {
+        "tasks": list(evaluation.tasks),
+        "items": spec.items or evaluation.items,
+        "samples": spec.samples or evaluation.samples,
+        "temperature": evaluation.temperature,
+        "top_p": evaluation.top_p,
+        "max_new_tokens": evaluation.max_new_tokens,
+    }
+    points = {"points": spec.points, "grid": spec.grid}
+    config = {"spec": {**sampling, **points}, "name": spec.evaluation, "template": builder.study.template, **data}
+    for names in landscape_triples(builder.study):
+        facts = dict(zip(("base", "mid", "rl"), names, strict=True))
+        inputs = {key: builder.checkpoint(name, seed) for key, name in facts.items()}
+        # The seed is the evaluation's: every point of every landscape meets the same random numbers.
+        title = ":".join(names)
+        builder.add("landscape", title, seed, config, seed_name=spec.evaluation, inputs=inputs, facts=facts, **paths)
+
+
+ANALYSES: tuple[Callable[[Builder, int], None], ...] = (
+    _weights,
+    _direction,
+    _cka,
+    _behaviour,
+    _trajectory,
+    _landscape,
+)
 """What plans each analysis, in the order of the report."""

@@ -95,19 +95,20 @@ def _analyses(study: Study) -> Iterator[str]:
         "weights.pairs": (analyses.weights and analyses.weights.pairs) or [],
         "cka.pairs": (analyses.cka and analyses.cka.pairs) or [],
         "direction.groups": (analyses.direction and analyses.direction.groups) or [],
+        "landscape.triples": (analyses.landscape and analyses.landscape.triples) or [],
     }
     for key, rows in groups.items():
         for number, row in enumerate(rows):
             yield from _refer(f"analyses.{key}[{number}]", row, everything, "base or checkpoint")
-            if key == "direction.groups":
+            if key in ("direction.groups", "landscape.triples"):
                 yield from _once(f"analyses.{key}[{number}]", row)
     if analyses.cka:
         yield from _refer("analyses.cka.sources", analyses.cka.sources, study.sources, "source")
         yield from _once("analyses.cka.sources", analyses.cka.sources)
-    if analyses.behaviour:
-        wanted = analyses.behaviour.evaluation
-        sampled = [name for name, spec in study.evaluations.items() if spec.tasks]
-        yield from _refer("analyses.behaviour.evaluation", [wanted], sampled, "evaluation with tasks")
+    sampled = [name for name, spec in study.evaluations.items() if spec.tasks]
+    for key, analysis in (("behaviour", analyses.behaviour), ("landscape", analyses.landscape)):
+        if analysis:
+            yield from _refer(f"analyses.{key}.evaluation", [analysis.evaluation], sampled, "evaluation with tasks")
     if analyses.trajectory and analyses.trajectory.checkpoints is not None:
         yield from _refer(
             "analyses.trajectory.checkpoints",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from prismlab.errors import SpecError
@@ -26,7 +27,7 @@ HUB_PARAMETERS = {
     "nvidia/Nemotron-H-8B-Base-8K": 8.10e9,
 }
 """Parameters of the reference study's seven bases, from their model cards (rounded)."""
-_OPERATIONS = {"train": 6.0, "scoring": 2.0, "evaluation": 2.0}
+_OPERATIONS = {"train": 6.0, "scoring": 2.0, "evaluation": 2.0, "landscape": 2.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,14 @@ def parameters(loaded: LoadedStudy, name: str) -> float | None:
     return HUB_PARAMETERS.get(base.checkpoint.partition("@")[0])
 
 
+def _places(points: int, grid: int | None) -> int:
+    """Points of a landscape: those of its path and its grid, each once."""
+    legs = [Fraction(k, points - 1) for k in range(points)]
+    sides = [Fraction(k, grid - 1) for k in range(grid)] if grid else []
+    path = {(a, Fraction(0)) for a in legs} | {(Fraction(1), b) for b in legs}
+    return len(path | {(a, b) for a in sides for b in sides})
+
+
 def step_tokens(step: Step) -> int | None:
     """Tokens that a step trains on (exact), packs (exact) or samples (at most); None for a step that handles none."""
     spec: Mapping[str, Any] = step.config.get("spec") or {}
@@ -71,6 +80,10 @@ def step_tokens(step: Step) -> int | None:
         return spec["steps"] * spec["prompts_per_step"] * spec["samples"] * spec["max_new_tokens"]
     if step.kind == "scoring":
         return len(spec["tasks"]) * spec["candidates"] * spec["samples"] * spec["max_new_tokens"]
+    if step.kind == "landscape":
+        return _places(spec["points"], spec["grid"]) * (
+            len(spec["tasks"]) * spec["items"] * spec["samples"] * spec["max_new_tokens"]
+        )
     if step.kind == "evaluation":
         return len(spec["tasks"]) * spec["items"] * spec["samples"] * spec["max_new_tokens"]
     return None
@@ -103,7 +116,7 @@ class Costs:
         """The cost of one step."""
         tokens, operations = step_tokens(step), _operations(step)
         flops = None
-        checkpoint = step.facts.get("checkpoint")
+        checkpoint = step.facts.get("checkpoint") or step.facts.get("mid")
         if tokens is not None and operations is not None and checkpoint is not None:
             size = parameters(self._loaded, str(checkpoint))
             flops = None if size is None else operations * size * tokens

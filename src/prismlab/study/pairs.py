@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prismlab.study.arms import infer_arms
 from prismlab.study.check import starts_of
 from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.study import Study
@@ -62,6 +63,19 @@ def direction_groups(study: Study) -> list[tuple[str, ...]]:
             continue
         found.setdefault((spec.start, spec.stage == "midtrain"), []).append(name)
     return [(start, *names) for (start, _), names in found.items() if len(names) > 1]
+
+
+CHAIN = ("base", "mid[MCS]", "mid[MCS]>rl[MCS]")
+"""Arms of the reference study's landscape, and of C13."""
+
+
+def landscape_triples(study: Study) -> list[tuple[str, str, str]]:
+    """``(base, mid, RL)`` of ``analyses.landscape``, else those of the arms in ``CHAIN``, where the study has all."""
+    if study.analyses.landscape is not None and study.analyses.landscape.triples is not None:
+        return list(dict.fromkeys(study.analyses.landscape.triples))
+    arms = infer_arms(study)
+    base, mid, run = (arms.get(arm) for arm in CHAIN)
+    return [] if base is None or mid is None or run is None else [(base, mid, run)]
 
 
 def trajectory_checkpoints(study: Study) -> list[str]:

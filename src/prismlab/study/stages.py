@@ -21,6 +21,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "cka": ("prismlab.analyse.cka:run", 2),
     "behaviour": ("prismlab.analyse.behaviour:run", 2),
     "trajectory": ("prismlab.analyse.trajectory:run", 2),
-    "claims": ("prismlab.claims.ledger:run", 2),
+    "landscape": ("prismlab.analyse.landscape:run", 1),
+    "claims": ("prismlab.claims.ledger:run", 3),
     "report": ("prismlab.report.html:run", 3),
 }

@@ -91,6 +91,23 @@ class TrajectorySpec(Spec):
     """Checkpoints with snapshots; null for all RL checkpoints that have them."""
 
 
+class LandscapeSpec(Spec):
+    """Scores on the plane of base, mid and RL: W(a, b) = base + a (mid - base) + b (RL - mid)."""
+
+    evaluation: Name
+    """The evaluation whose tasks and sampling are taken, at every point with the same items and random numbers."""
+    points: Annotated[int, Field(ge=2, le=1000)] = 5
+    """Points from base to mid and from mid to RL, ends included; C13 asks for 5 or more."""
+    grid: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Points a side of a grid over a and b from 0 to 1; null for the path alone."""
+    items: Count | None = None
+    """Items a task; null for the evaluation's."""
+    samples: Count | None = None
+    """Samples an item; null for the evaluation's."""
+    triples: list[tuple[str, str, str]] | None = None
+    """``[base, mid, rl]`` checkpoints; null for those of the arms ``base``, ``mid[MCS]``, ``mid[MCS]>rl[MCS]``."""
+
+
 class AnalysesSpec(Spec):
     """Which analyses to run; a missing key is not run."""
 
@@ -104,6 +121,8 @@ class AnalysesSpec(Spec):
     """Response length and confidence."""
     trajectory: TrajectorySpec | None = None
     """Change over a run's snapshots."""
+    landscape: LandscapeSpec | None = None
+    """Scores between checkpoints."""
 
 
 class ClaimsSpec(Spec):
