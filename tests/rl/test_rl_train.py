@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prismlab.arith import trace
 from prismlab.data.items import Item
 from prismlab.errors import DataError, StageError
 from prismlab.model.generate import Completion
@@ -45,7 +46,7 @@ def stage(
 ) -> Callable[..., Result]:
     def go(out: Path, seed: int = 3, progress: Silent | None = None, **changes: Any) -> Result:
         out.mkdir()
-        config = {"spec": rl_spec(**changes), "template": "think", "seed": seed}
+        config = {"spec": rl_spec(**changes), "template": "think", "seed": seed, "thresholds": [0.001, 0.01]}
         inputs = {"start": artifact("train", start), "prompts": prompts_artifact}
         return run(config, inputs, out, progress or Silent())
 
@@ -135,6 +136,20 @@ def test_what_it_leaves_alone(stage: Callable[..., Result], tmp_path: Path, star
     old, new = (json.loads((folder / "config.json").read_text()) for folder in folders)
     assert {**new, "dtype": old["dtype"]} == {**old, "use_cache": True}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["metrics.jsonl", "model", "rollouts.parquet"]
+
+
+@pytest.mark.usefixtures("letters")
+def test_snapshots_that_are_measured_and_dropped(stage: Callable[..., Result], tmp_path: Path, start: Path) -> None:
+    changes = {"steps": 4, "snapshots": 2, "keep_master": True}
+    stage(tmp_path / "kept", **changes)
+    stage(tmp_path / "dropped", **changes, keep_snapshots=False)
+    assert not (tmp_path / "dropped" / "snapshots").exists()
+    folders = {step: tmp_path / "kept" / "snapshots" / f"step-{step:06d}" for step in (2, 4)}
+    found = trace.read(tmp_path / "dropped" / trace.FILE)
+    assert found == trace.measure(start / "model", folders, [0.001, 0.01])
+    assert found.series("total")[1].sums.difference2 > found.series("total")[0].sums.difference2 > 0
+    master, saved = (load_file(tmp_path / "dropped" / name / "model.safetensors") for name in ("master", "model"))
+    assert all(torch.equal(master[name].bfloat16(), saved[name]) for name in saved)
 
 
 @pytest.mark.usefixtures("letters")
