@@ -2,7 +2,7 @@
 
     python benchmarks/usual_diff.py OLD NEW
 
-It loads both, goes to float32 and compares tensor by tensor: L2 and the share of elements under six relative thresholds.
+It loads both, goes to float32 and compares tensor by tensor: L2 and the share under six relative thresholds.
 Prints one JSON line: seconds of loading and comparing (imports apart), and the figures, so that they can be compared.
 """
 
