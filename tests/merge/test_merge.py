@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prismlab.errors import CheckpointError
-from prismlab.merge.linear import merge_linear, round_bf16, run
+from prismlab.errors import CheckpointError, SpecError
+from prismlab.merge.linear import merge_linear, run
+from prismlab.merge.rounding import round_bf16
 from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint
 from prismlab.model.tensors import open_checkpoint
 from prismlab.run.step import Artifact, Silent
@@ -83,6 +86,12 @@ def build_byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+def edit(folder: Path, **values: Any) -> None:
+    """Change settings of a checkpoint's config."""
+    config = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def checkpoint(folder: Path, seed: int, dtype: str = "bfloat16", tied: bool = False, width: int = 32) -> Path:
@@ -163,7 +172,7 @@ def test_shards_in_one_file_out(tmp_path: Path) -> None:
 
 def test_extrapolation_takes_weights_as_they_are(tmp_path: Path) -> None:
     a, b = (checkpoint(tmp_path / str(seed), seed, "float32") for seed in range(2))
-    merge_linear([(a, -1.0), (b, 3.0)], tmp_path / "out", "float32")
+    merge_linear([(a, -1.0), (b, 3.0)], tmp_path / "out", "float32", allow_unnormalised=True)
     name = "model.layers.0.mlp.up_proj.weight"
     x, y, z = (load_file(folder / "model.safetensors")[name].double() for folder in (a, b, tmp_path / "out"))
     assert torch.equal(z, (3 * y - x).float().double())
@@ -173,14 +182,50 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     a, wide = checkpoint(tmp_path / "a", 0), checkpoint(tmp_path / "wide", 0, width=64)
     with pytest.raises(CheckpointError, match=r"tensor \S+ has shape \[258, 32\] in \S+a and \[258, 64\] in \S+wide"):
         merge_linear([(a, 0.5), (wide, 0.5)], tmp_path / "out")
-    tied = checkpoint(tmp_path / "tied", 0, tied=True)
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight is in \S+a alone"):
-        merge_linear([(a, 0.5), (tied, 0.5)], tmp_path / "out")
-    assert not (tmp_path / "out/model.safetensors").exists()
-    with pytest.raises(ValueError, match="float8"):
-        merge_linear([(a, 1.0)], tmp_path / "out", "float8")
-    with pytest.raises(ValueError, match="nothing"):
-        merge_linear([], tmp_path / "out")
+    lacking = checkpoint(tmp_path / "lacking", 0)
+    state = load_file(lacking / "model.safetensors")
+    save_file({n: t for n, t in state.items() if n != "model.norm.weight"}, lacking / "model.safetensors")
+    for pair in ([(a, 0.5), (lacking, 0.5)], [(lacking, 0.5), (a, 0.5)]):
+        with pytest.raises(CheckpointError, match=r"tensor model\.norm\.weight is in \S+a and not in \S+lacking"):
+            merge_linear(pair, tmp_path / "out")
+    mistral = shutil.copytree(a, tmp_path / "mistral")
+    edit(mistral, model_type="mistral")
+    with pytest.raises(CheckpointError, match=r"different architectures .*a: llama, .*mistral: mistral"):
+        merge_linear([(a, 0.5), (mistral, 0.5)], tmp_path / "out")
+    heads = shutil.copytree(a, tmp_path / "heads")
+    edit(heads, num_attention_heads=8, head_dim=4)
+    with pytest.raises(CheckpointError, match=r"num_attention_heads is 4 in \S+a and 8 in \S+heads"):
+        merge_linear([(a, 0.5), (heads, 0.5)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("factors", "options", "message"),
+    [
+        ([0.5, 0.6], {}, r"sum to 1\.1, not 1"),
+        ([0.5, 0.5 + 2e-6], {}, "not 1"),
+        ([float("nan"), 1.0], {}, "not a finite number"),
+        ([float("inf"), 1.0], {"allow_unnormalised": True}, "not a finite number"),
+        ([], {}, "nothing to merge"),
+        ([0.5, 0.5], {"dtype": "float8"}, "'float8' is not one of keep, bfloat16"),
+        ([0.5, 0.5], {"max_shard_size": "5 parsecs"}, "5 parsecs"),
+        ([0.5, 0.5], {"max_shard_size": "0GB"}, "0GB"),
+        ([0.5, 0.5], {"tokenizer_from": "c"}, "none of the merged checkpoints"),
+    ],
+)
+def test_options_that_are_wrong_are_named(
+    factors: list[float], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    a = checkpoint(tmp_path / "a", 0)
+    with pytest.raises(SpecError, match=message):
+        merge_linear([(a, factor) for factor in factors], tmp_path / "out", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_weights_within_a_millionth_of_one_pass(tmp_path: Path) -> None:
+    a = checkpoint(tmp_path / "a", 0)
+    merge_linear([(a, 0.5), (a, 0.5 + 5e-7)], tmp_path / "out")
 
 
 def test_integers_are_copied_where_they_agree(tmp_path: Path) -> None:
@@ -200,7 +245,12 @@ def test_stage_finds_checkpoints_by_their_names(tmp_path: Path) -> None:
         checkpoint(tmp_path / name / "model", seed)
     inputs = {n: Artifact(kind="train", fingerprint="0", path=tmp_path / n, record={}) for n in ("mid", "base")}
     config = {"spec": {"stage": "merge", "weights": {"base": 0.15, "mid": 0.85}}, "seed": 0}
-    assert run(config, inputs, tmp_path / "out", Silent()).metrics == {"weights": {"base": 0.15, "mid": 0.85}}
-    merge_linear([(tmp_path / "base/model", 0.15), (tmp_path / "mid/model", 0.85)], tmp_path / "direct")
+    metrics = run(config, inputs, tmp_path / "out", Silent()).metrics
+    assert metrics["weights"] == {"base": 0.15, "mid": 0.85}
+    assert (metrics["dtype"], metrics["kernel"], metrics["nonfinite"]) == ("bfloat16", "numpy", {})
+    merge_linear([(tmp_path / "base/model", 0.15), (tmp_path / "mid/model", 0.85)], tmp_path / "direct", "bfloat16")
     direct = (tmp_path / "direct/model.safetensors").read_bytes()
     assert (tmp_path / "out/model/model.safetensors").read_bytes() == direct
+    text = (tmp_path / "out/model/merge.json").read_text()
+    assert [source["name"] for source in json.loads(text)["sources"]] == ["base", "mid"]
+    assert str(tmp_path) not in text  # an artifact knows no path

@@ -1,187 +1,211 @@
-"""Linear merge of checkpoints (stage ``merge``): tensor by tensor, summed in float64, rounded once, without torch."""
+"""Linear merge of checkpoints (stage ``merge``): summed in float64, rounded once, written whole, without torch.
+
+Threads take pieces of tensors in turn: each reads the same elements of all checkpoints into buffers of its own, weighs,
+adds and rounds them and writes the result to its place in the file. Memory does not grow with the checkpoint.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from prismlab.errors import CheckpointError
-from prismlab.model.families import canonical
-from prismlab.model.tensors import ITEM_BYTES, SINGLE, TensorFile, TensorView, model_type, open_checkpoint
+from prismlab.arith.kernels import choose
+from prismlab.errors import CheckpointError, SpecError, shown
+from prismlab.merge.atomic import built_whole, check_target
+from prismlab.merge.beside import RECORD, check_configs, check_tokenizers, copy_beside
+from prismlab.merge.parents import Family, Parent, open_family, same_bytes
+from prismlab.merge.passes import merge_files
+from prismlab.merge.shards import Shard, Slot, arrange, parse_size, write_index
+from prismlab.model.hub import revision
+from prismlab.model.tensors import TensorView
 from prismlab.run.step import Artifact, Json, Progress, Result, Silent
 
-CHUNK = 1 << 20
-"""Elements merged at a time: 8 MB as float64."""
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
-"""Output types by the name that a config gives them."""
-COPIED = (".json", ".txt", ".model", ".jinja")
-"""Endings of the files beside the weights: config, tokenizer, chat template."""
-
-Floats = NDArray[np.float64]
+"""Output types by the name that a config gives them; ``keep`` besides: each tensor's own, in the first checkpoint."""
+TOLERANCE = 1e-6
+"""How far from 1 the sum of the weights may be."""
 
 
-def round_bf16(values: Floats) -> NDArray[np.uint16]:
-    """bfloat16 bits of float64 values, rounded once, to nearest and ties to even, as IEEE 754 has it.
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be written, everything checked."""
 
-    Going by way of float32 would round twice: a value just above the middle of two bfloat16 numbers can become the
-    middle. Here float32 is cut off toward zero and its last bit is set if anything was lost ("round to odd"), which
-    keeps every later comparison with a middle right (Boldo and Melquiond 2008). NaN stays NaN.
-    """
-    with np.errstate(over="ignore", under="ignore"):
-        narrow = values.astype(np.float32)
-    bits = narrow.view(np.uint32)
-    wide = narrow.astype(np.float64)
-    away = np.abs(wide) > np.abs(values)
-    # One unit less in the integer is the next number toward zero, also from infinity to the largest finite one.
-    bits = np.where(away, bits - np.uint32(1), bits)
-    bits |= ((wide != values) & ~np.isnan(values)).astype(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    rounded = rounded.astype(np.uint16)
-    nan = np.isnan(values)
-    if nan.any():
-        # The sum would carry out of a NaN's payload into its sign: cut it and set the quiet bit instead.
-        rounded[nan] = ((bits[nan] >> np.uint32(16)) | np.uint32(0x40)).astype(np.uint16)
-    return rounded
+    parents: list[Parent]
+    family: Family
+    slots: dict[str, Slot]
+    shards: list[Shard]
+    tokenizer: int | None
+    """Whose tokenizer is taken."""
+    differ: list[str]
+    """Settings in which the configs differ."""
+    notes: list[str]
 
-
-def encode(values: Floats, dtype: str) -> bytes:
-    """Little-endian bytes of ``values`` in the format's type ``dtype``, rounded once to nearest, ties to even."""
-    with np.errstate(over="ignore", under="ignore"):
-        match dtype:
-            case "BF16":
-                return round_bf16(values).astype("<u2").tobytes()
-            case "F16":
-                return values.astype("<f2").tobytes()
-            case "F32":
-                return values.astype("<f4").tobytes()
-            case "F64":
-                return values.astype("<f8").tobytes()
-            case _:
-                raise ValueError(f"no encoding for {dtype!r}")
-
-
-def _aligned(files: Sequence[TensorFile], folders: Sequence[Path]) -> dict[str, list[TensorView]]:
-    """The corresponding tensors of all checkpoints, under the names of the first."""
-    kinds = [model_type(folder) for folder in folders]
-    if len(set(kinds)) > 1:
-        raise CheckpointError(f"checkpoints of different architectures cannot be merged: {', '.join(kinds)}")
-    named = [{canonical(name, kinds[0]): view for name, view in file.items()} for file in files]
-    for folder, views in zip(folders[1:], named[1:], strict=True):
-        odd = sorted(set(named[0]) ^ set(views))
-        if odd:
-            where = folders[0] if odd[0] in named[0] else folder
-            raise CheckpointError(f"tensor {odd[0]} is in {where} alone: merged checkpoints need the same tensors")
-    out: dict[str, list[TensorView]] = {}
-    for name, first in files[0].items():
-        views = [each[canonical(name, kinds[0])] for each in named]
-        for folder, view in zip(folders, views, strict=True):
-            if view.shape != first.shape:
-                shapes = f"{list(first.shape)} in {folders[0]} and {list(view.shape)} in {folder}"
-                raise CheckpointError(f"tensor {name} has shape {shapes}: merged checkpoints need the same shapes")
-        out[name] = views
-    return out
-
-
-def _chunks(views: Sequence[TensorView], weights: Sequence[float], dtype: str) -> Iterator[bytes]:
-    """The merged tensor's bytes, piece by piece."""
-    used = [(view, weight) for view, weight in zip(views, weights, strict=True) if weight != 0]
-    if len(used) == 1 and used[0][1] == 1 and used[0][0].dtype == dtype:
-        yield bytes(used[0][0].raw())
-        return
-    for start in range(0, views[0].size, CHUNK):
-        stop = min(views[0].size, start + CHUNK)
-        total = np.zeros(stop - start)
-        for view, weight in used:
-            total += weight * view.read(start, stop).astype(np.float64)
-        yield encode(total, dtype)
+    @property
+    def elements(self) -> int:
+        """Elements of the merged checkpoint."""
+        return sum(slot.elements for slot in self.slots.values())
 
 
 def _out_dtype(name: str, views: Sequence[TensorView], wanted: str) -> str:
     """Type of the merged tensor; a tensor that is no float is copied, and so must be the same everywhere."""
     if all(view.readable for view in views):
-        return wanted
-    if len({(view.dtype, bytes(view.raw())) for view in views}) > 1:
-        raise CheckpointError(f"tensor {name} ({views[0].dtype}) is not a float and differs: it cannot be averaged")
+        return views[0].dtype if wanted == "keep" else DTYPES[wanted]
+    if not same_bytes(views):
+        raise CheckpointError(
+            f"tensor {shown(name)} ({views[0].dtype}) is not a float and differs: it cannot be averaged"
+        )
     return views[0].dtype
 
 
-def _write(
-    file: BinaryIO, aligned: Mapping[str, Sequence[TensorView]], weights: Sequence[float], wanted: str, bar: Progress
-) -> None:
-    dtypes = {name: _out_dtype(name, views, wanted) for name, views in aligned.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, views in aligned.items():
-        start, end = end, end + views[0].size * ITEM_BYTES[dtypes[name]]
-        header[name] = {"dtype": dtypes[name], "shape": list(views[0].shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # readers expect the data to begin at a multiple of 8
-    file.write(len(text).to_bytes(8, "little") + text)
-    bar.start(len(aligned), "tensors")
-    for name, views in aligned.items():
-        if dtypes[name] == wanted:
-            for piece in _chunks(views, weights, wanted):
-                file.write(piece)
-        else:
-            file.write(views[0].raw())
-        bar.advance()
+def _check_weights(parents: Sequence[Parent], allow_unnormalised: bool) -> None:
+    if not parents:
+        raise SpecError("nothing to merge: name at least one checkpoint")
+    for parent in parents:
+        if not math.isfinite(parent.weight):
+            raise SpecError(f"{parent.name}: the weight {parent.weight} is not a finite number")
+    total = math.fsum(parent.weight for parent in parents)
+    if abs(total - 1.0) > TOLERANCE and not allow_unnormalised:
+        raise SpecError(f"the weights sum to {total:g}, not 1: mend them, or allow it with --unnormalised")
 
 
-def _copy_rest(source: Path, out: Path, dtype: str) -> None:
-    """Config, tokenizer and every other small file of the first checkpoint; weights and their index stay behind."""
-    for path in sorted(source.iterdir()):
-        weights = path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".partial") or path.name.endswith(
-            ".index.json"
-        )
-        if path.is_file() and not weights:
-            shutil.copyfile(path, out / path.name)
-    config_file = out / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    config["dtype"] = dtype
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _source(parent: Parent, family: Family, at: int) -> dict[str, Json]:
+    """What a merge's record says of a checkpoint: files by size and digest of their headers, which is cheap."""
+    files = [
+        {
+            "name": source.path.name,
+            "bytes": source.size,
+            "header_blake2b": hashlib.blake2b(source.bytes(0, source.begin), digest_size=16).hexdigest(),
+        }
+        for source in family.files[at].sources
+    ]
+    about = {"name": parent.name, "weight": parent.weight, "folder": parent.folder.resolve().name}
+    return {**about, "revision": revision(parent.folder), "files": files}
+
+
+def _chosen(names: Sequence[str], name: str | None) -> int | None:
+    if name is not None and name not in names:
+        raise SpecError(f"tokenizer from '{shown(name)}': it is none of the merged checkpoints ({', '.join(names)})")
+    return None if name is None else names.index(name)
 
 
 def merge_linear(
-    folders_and_weights: Sequence[tuple[Path, float]],
+    parents: Sequence[Parent | tuple[Path, float]],
     out: Path,
-    dtype: str = "bfloat16",
+    dtype: str = "keep",
+    *,
+    max_shard_size: str | int = "5GB",
+    allow_unnormalised: bool = False,
+    tokenizer_from: str | None = None,
+    about: Mapping[str, Json] | None = None,
+    threads: int = 2,
+    kernel: str | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Write the weighted sum of checkpoints to ``out``, one ``model.safetensors`` with the first one's names.
+) -> dict[str, Json]:
+    """Write the weighted sum of checkpoints to ``out``, under the first one's names.
+
+    Every element is summed in float64 in the given order and rounded once, to nearest and ties to even. A weight of 1
+    beside weights of 0 copies the bits, if the type is the same; a checkpoint of weight 0 must fit, but its NaN stays
+    out of the sum. Tensors that are no floats are copied and must be equal. A head tied in some checkpoints alone is
+    stored apart. Config and other small files are the first's, the tokenizer that of ``tokenizer_from``.
 
     Args:
-        folders_and_weights: checkpoints in the Hugging Face layout; weights are used as they are, not normalised.
-        out: a folder, made if need be; its weights appear by an atomic rename once they are whole.
-        dtype: a key of ``DTYPES``. A weight of 1 beside weights of 0 copies the bits, if the type is the same.
+        parents: checkpoints in the Hugging Face layout and their weights.
+        out: a folder that is not there, or empty. It appears whole, by a rename, or not at all.
+        dtype: a key of ``DTYPES``, or ``keep`` for each tensor's own type in the first checkpoint.
+        max_shard_size: bytes of tensors in a file, as text with a unit or a number.
+        allow_unnormalised: accept weights that do not sum to 1 (within ``TOLERANCE``).
+        tokenizer_from: name of the parent whose tokenizer is taken; None for the first's, which the others must equal.
+        about: what else is to stand in the record, for example the date.
+        threads: that read, add and write.
+        kernel: ``numba`` or ``numpy``; None for numba where it is installed and the work large enough.
+        progress: told of every piece.
 
-    A checkpoint of weight 0 must fit, but does not enter the sum: its NaN stays out of it.
+    Returns:
+        What the merge was made of, as it stands in ``merge.json`` beside the weights.
 
     Raises:
-        CheckpointError: a checkpoint is damaged, or tensors, shapes or architectures differ.
-        ValueError: no checkpoint, or an unknown ``dtype``.
+        CheckpointError: a checkpoint is damaged, they do not fit one another, ``out`` is taken, or the disk too small.
+        SpecError: weights, ``dtype`` or ``max_shard_size`` are wrong.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if not folders_and_weights:
-        raise ValueError("nothing to merge")
-    folders = [Path(folder) for folder, _ in folders_and_weights]
-    aligned = _aligned([open_checkpoint(folder) for folder in folders], folders)
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / f"{SINGLE}.partial"
-    with partial.open("wb") as file:
-        _write(file, aligned, [weight for _, weight in folders_and_weights], DTYPES[dtype], progress or Silent())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(out / SINGLE)
-    _copy_rest(folders[0], out, dtype)
+    family = [one if isinstance(one, Parent) else Parent(str(one[0]), Path(one[0]), float(one[1])) for one in parents]
+    if dtype != "keep" and dtype not in DTYPES:
+        raise SpecError(f"dtype '{shown(dtype, 40)}' is not one of keep, {', '.join(DTYPES)}")
+    _check_weights(family, allow_unnormalised)
+    chosen = _chosen([parent.name for parent in family], tokenizer_from)
+    most = parse_size(max_shard_size)
+    check_target(Path(out))
+    plan = _plan(family, dtype, most, chosen)
+    kernel = kernel or choose(plan.elements)
+    record = {**(about or {}), **_record(plan, dtype, kernel)}
+    bar = progress or Silent()
+    with built_whole(Path(out)) as folder:
+        _check_room(folder, record["bytes"])
+        weights = [parent.weight for parent in family]
+        strange = merge_files(folder, plan.shards, plan.slots, plan.family.tensors, weights, kernel, threads, bar)
+        if strange:
+            plan.notes.append(f"{sum(strange.values()):,} results are NaN or infinite, in {len(strange)} tensors")
+        record["nonfinite"] = strange
+        write_index(folder, plan.shards)
+        _write_beside(plan, dtype, folder, record)
+    for text in plan.notes:
+        bar.note(text)
+    return record
+
+
+def _plan(parents: list[Parent], dtype: str, most: int, chosen: int | None) -> _Plan:
+    """Open and check everything, before anything is written."""
+    names = [parent.name for parent in parents]
+    family = open_family(parents)
+    differ = check_configs(family.configs, names)
+    tokenizer, notes = check_tokenizers([parent.folder for parent in parents], names, chosen)
+    if family.head:
+        notes.append(f"head {family.head}")
+    if differ:
+        notes.append(f"configs differ in {', '.join(map(shown, differ))}; taken from {names[0]}")
+    slots = {name: Slot(name, _out_dtype(name, views, dtype), views[0].shape) for name, views in family.tensors.items()}
+    return _Plan(parents, family, slots, arrange(slots.values(), most), tokenizer, differ, notes)
+
+
+def _record(plan: _Plan, dtype: str, kernel: str) -> dict[str, Json]:
+    names = [parent.name for parent in plan.parents]
+    return {
+        "schema": 1,
+        "method": "linear",
+        "sources": [_source(parent, plan.family, at) for at, parent in enumerate(plan.parents)],
+        "dtype": dtype,
+        "kernel": kernel,
+        "elements": plan.elements,
+        "bytes": sum(shard.size for shard in plan.shards),
+        "files": [shard.file for shard in plan.shards],
+        "tokenizer": None if plan.tokenizer is None else names[plan.tokenizer],
+        "config": names[0],
+        "config_differs": plan.differ,
+        "notes": plan.notes,
+    }
+
+
+def _write_beside(plan: _Plan, dtype: str, folder: Path, record: Mapping[str, Json]) -> None:
+    changes: dict[str, Any] = {} if dtype == "keep" else {"dtype": dtype, "torch_dtype": None}
+    if plan.family.head:
+        changes["tie_word_embeddings"] = False
+    tokenizer = None if plan.tokenizer is None else plan.parents[plan.tokenizer].folder
+    copy_beside(plan.parents[0].folder, tokenizer, folder, changes, plan.family.configs[0])
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    (folder / RECORD).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _check_room(folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise CheckpointError(
+            f"{folder.parent}: the merged checkpoint needs {wanted:,} bytes, {free:,} are free; name a folder elsewhere"
+        )
 
 
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
@@ -190,6 +214,15 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     Raises:
         CheckpointError: checkpoints are damaged or do not fit one another.
     """
-    weights: dict[str, float] = {name: float(weight) for name, weight in config["spec"]["weights"].items()}
-    merge_linear([(inputs[name].model, weight) for name, weight in weights.items()], out / "model", progress=progress)
-    return Result(metrics={"weights": weights})
+    spec = config["spec"]
+    weights: dict[str, float] = {name: float(weight) for name, weight in spec["weights"].items()}
+    record = merge_linear(
+        [Parent(name, inputs[name].model, weight) for name, weight in weights.items()],
+        out / "model",
+        spec.get("dtype") or "bfloat16",
+        allow_unnormalised=bool(spec.get("allow_any_sum")),
+        tokenizer_from=spec.get("tokenizer_from"),
+        progress=progress,
+    )
+    kept = ("dtype", "kernel", "nonfinite", "notes")
+    return Result(metrics={"weights": weights, **{key: record[key] for key in kept}})

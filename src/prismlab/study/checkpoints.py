@@ -110,12 +110,18 @@ class MergeSpec(Spec):
     """Weight per checkpoint; must sum to 1 unless ``allow_any_sum``."""
     allow_any_sum: bool = False
     """Accept weights that do not sum to 1."""
+    dtype: Literal["keep", "bfloat16", "float16", "float32"] = "bfloat16"
+    """Type of the merged weights; ``keep`` for each tensor's own in the first checkpoint."""
+    tokenizer_from: Name | None = None
+    """Whose tokenizer is taken; null for the first's, and the others' must give the same ids."""
 
     @model_validator(mode="after")
     def _sum(self) -> MergeSpec:
         total = sum(self.weights.values())
         if not self.allow_any_sum and abs(total - 1.0) > 1e-6:
             raise ValueError(f"merge weights sum to {total:g}, not 1: mend them or set 'allow_any_sum: true'")
+        if self.tokenizer_from is not None and self.tokenizer_from not in self.weights:
+            raise ValueError(f"'tokenizer_from' names {self.tokenizer_from!r}, which is not among the 'weights'")
         return self
 
 

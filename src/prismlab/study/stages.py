@@ -10,7 +10,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "base": ("prismlab.model.base:run", 1),
     "corpus": ("prismlab.data.build:run", 1),
     "train": ("prismlab.train.stage:run", 1),
-    "merge": ("prismlab.merge.linear:run", 1),
+    "merge": ("prismlab.merge.linear:run", 2),
     "scoring": ("prismlab.rl.prompts:run_scoring", 1),
     "prompts": ("prismlab.rl.prompts:run_prompts", 1),
     "rl": ("prismlab.rl.train:run", 1),

@@ -1,0 +1,89 @@
+"""A folder that is there whole or not at all: built beside its place under a hidden name, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prismlab.errors import CheckpointError
+
+MARK = "unfinished"
+YOUNG = 10.0
+"""Seconds within which a folder without a lock may belong to a run that has not taken it yet."""
+
+
+def check_target(target: Path) -> None:
+    """Refuse a place that is taken.
+
+    Raises:
+        CheckpointError: it is a file, or a folder that is not empty.
+    """
+    if target.is_dir():
+        if next(target.iterdir(), None) is not None:
+            raise CheckpointError(f"{target}: is not empty, and nothing is overwritten; name a new folder")
+    elif os.path.lexists(target):
+        raise CheckpointError(f"{target}: is there and no folder; name a new folder")
+
+
+def _hidden(target: Path) -> str:
+    return f".{target.name[:100]}.{MARK}."
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock; None if another process has it, or locks are not to be had."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(target: Path) -> None:
+    """Delete what killed runs left for this target. A running one holds a lock, which its death frees."""
+    for left in target.parent.glob(f"{_hidden(target)}*"):
+        if not left.is_dir() or left.is_symlink() or time.time() - left.stat().st_mtime < YOUNG:
+            continue
+        lock = _lock(left)
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+@contextmanager
+def built_whole(target: Path) -> Generator[Path]:
+    """A folder to fill, which becomes ``target`` when the block ends, and is deleted if it ends by an exception.
+
+    A process that is killed leaves a hidden folder beside the target, never a target; the next run for the same target
+    deletes it.
+
+    Raises:
+        CheckpointError: ``target`` is taken, before or afterwards.
+    """
+    check_target(target)
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    draft = target.parent / f"{_hidden(target)}{os.getpid()}-{secrets.token_hex(4)}"
+    draft.mkdir()
+    lock = _lock(draft)
+    try:
+        yield draft
+        try:
+            draft.rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise CheckpointError(f"{target}: was filled while this ran, and nothing is overwritten") from error
+            raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(draft, ignore_errors=True)
