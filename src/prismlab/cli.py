@@ -156,6 +156,43 @@ def gc(
     collect_garbage(study, out=out, threads=threads, snapshots=snapshots, yes=yes)
 
 
+@app.command(epilog="Examples:  prism cka base mid rl --out compared  |  prism cka a b --inputs notes.txt --n 100")
+def cka(
+    checkpoints: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Folders or model ids (@revision).")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--inputs", metavar="FILE", help="Texts: .txt lines, .jsonl, .parquet, .gz; a set each."),
+    ] = None,
+    field: Annotated[str, typer.Option("--field", help="Field of the rows.")] = "text",
+    n: Annotated[int, typer.Option("--n", help="Inputs a set.")] = 200,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens an input is cut to.")] = 256,
+    resamples: Annotated[int, typer.Option("--resamples", help="Resamples for the spread.")] = 20,
+    resample_size: Annotated[int, typer.Option("--resample-size", help="Inputs a resample.")] = 100,
+    batch: Annotated[str, typer.Option("--batch", help="auto (padded), equal (lengths) or 1.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    cross: Annotated[bool, typer.Option("--cross", help="Also every layer against every layer.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of inputs and of the resamples.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet, page; resume.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
+) -> None:
+    """Compare hidden states of checkpoints, layer by layer."""
+    from prismlab.tools.cka import Settings
+    from prismlab.tools.cka import cka as compare
+
+    settings = Settings(
+        max_tokens=max_tokens,
+        resamples=resamples,
+        resample_size=resample_size,
+        batch=batch,
+        device=device,
+        dtype=dtype,
+        cross=cross,
+        seed=seed,
+    )
+    compare(checkpoints, inputs=inputs or (), field=field, n=n, settings=settings, out=out, as_json=as_json)
+
+
 def _complain(text: str) -> None:
     typer.echo(text, err=True)
 

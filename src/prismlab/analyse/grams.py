@@ -95,7 +95,8 @@ def load(folder: Path) -> States:
         if facts.pop("schema") != _SCHEMA:
             raise ValueError("of another version")
         sets: dict[str, InputSet] = {}
-        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+        # Opened here, since the library leaves a file open that turns out to be no archive.
+        with (folder / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for at, (name, one) in enumerate(facts.pop("sets").items()):
                 sets[name] = InputSet(arrays[str(at)], one["texts"], tuple(one["ids"]), int(one["tokens"]))
         states = States(sets=sets, **facts)

@@ -1,4 +1,4 @@
-"""Sections of the page that show weights and representations."""
+"""The section of the page that shows weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prismlab.report import figures
-from prismlab.report.figures import COMPONENT_COLOURS, Bars, Line, Panel, colour
+from prismlab.report.figures import COMPONENT_COLOURS, Bars, Line, Panel, colour, layer_ticks
 from prismlab.report.records import Found, Records, at_threshold, number
 from prismlab.report.sections import Cell, Drawing, Section, Table
 from prismlab.report.text import short, with_interval
@@ -105,12 +105,6 @@ def _layer_panels(records: Records, pairs: Sequence[Pair]) -> list[Panel]:
     return panels
 
 
-def layer_ticks(lines: Sequence[Line]) -> list[float]:
-    """At most about ten whole layer numbers."""
-    deepest = max((x for line in lines for points in line.seeds.values() for x, _ in points), default=0.0)
-    return [float(n) for n in range(0, int(deepest) + 1, max(1, round(deepest / 10)))]
-
-
 def _layer_points(one: Found, component: str) -> list[tuple[float, float]]:
     layers = one.artifact.metrics.get("layers", {})
     points = [(float(n), number(layer.get(component, {}).get("l2"))) for n, layer in layers.items()]
@@ -156,54 +150,3 @@ def _weights_table(records: Records, pairs: Sequence[Pair]) -> Table:
 def _times(value: object, factor: float) -> float | None:
     found = number(value)
     return None if found is None else factor * found
-
-
-def representations(records: Records) -> Section:
-    """CKA by layer for every pair and input set."""
-    pairs = records.pairs("cka")
-    if not pairs:
-        return Section("cka", "Representations", note="The analysis 'cka' was not part of this study.")
-    sets = _union(records.of("cka"), "sets")
-    panels: list[Panel] = []
-    for source in sets:
-        lines: list[Line] = []
-        for pair in pairs:
-            label, tint = records.pair_label(*pair), colour(records.label(pair[1]))
-            for field, dash, suffix in (("cka", "solid", ""), ("debiased", "dot", ", debiased")):
-                seeds = {one.seed: _cka_points(one, source, field) for one in _found(records, "cka", pair)}
-                shown = _direct(records, pair) and not suffix
-                lines.append(
-                    Line(name=label + suffix, colour=tint, seeds=seeds, dash=dash, shown=shown, markers=not suffix)
-                )
-        ticks = layer_ticks(lines)
-        panels.append(Panel(title=f"inputs: {source}", x="layer", y="linear CKA", lines=lines, x_ticks=ticks))
-    figure = figures.draw(panels, columns=2, height=310, digits=".5f")
-    how = (
-        "Similarity of hidden states of two checkpoints on the same inputs, layer by layer: 1 is equal up to "
-        "rotation and scale. The debiased estimator is switched on in the legend; with few inputs the plain one "
-        "reads too high."
-    )
-    tables = [_cka_table(records, pairs, sets)]
-    return Section(
-        "cka", "Representations", short="CKA", drawings=[Drawing("cka", figure, how, "CKA by layer")], tables=tables
-    )
-
-
-def _cka_points(one: Found, source: str, field: str) -> list[tuple[float, float]]:
-    rows = one.artifact.metrics.get("sets", {}).get(source, {}).get("layers", [])
-    points = [(float(row["layer"]), number(row.get(field))) for row in rows]
-    return [(x, y) for x, y in points if y is not None]
-
-
-def _cka_table(records: Records, pairs: Sequence[Pair], sets: Sequence[str]) -> Table:
-    rows: list[list[Cell]] = []
-    for pair in pairs:
-        found = _found(records, "cka", pair)
-        row = [Cell(records.pair_label(*pair), number=False)]
-        for source in sets:
-            for field in ("min", "debiased_min"):
-                interval = records.interval(found, lambda m, s=source, f=field: m.get("sets", {}).get(s, {}).get(f))
-                row.append(with_interval(interval, 5, False, Cell))
-        rows.append(row)
-    head = ["pair", *(f"{source}, {what}" for source in sets for what in ("smallest", "debiased"))]
-    return Table(head, rows, "Smallest CKA over the layers, by input set.")
