@@ -193,6 +193,40 @@ def cka(
     compare(checkpoints, inputs=inputs or (), field=field, n=n, settings=settings, out=out, as_json=as_json)
 
 
+@app.command(
+    epilog="Examples:  prism merge base=0.15 mid=0.85 --out merged  |  prism merge a=0.5 owner/name@v1=0.5 --out m"
+)
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="A=WEIGHT B=WEIGHT ...", help="Folders or model ids, each with its weight.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the merged checkpoint: new or empty.")],
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="keep (the first's), bfloat16, float16, float32 or float64.")
+    ] = "keep",
+    max_shard_size: Annotated[str, typer.Option("--max-shard-size", metavar="SIZE", help="Of a file.")] = "5GB",
+    unnormalised: Annotated[bool, typer.Option("--unnormalised", help="Weights need not sum to 1.")] = False,
+    tokenizer_from: Annotated[
+        str | None, typer.Option("--tokenizer-from", metavar="A", help="Whose tokenizer, where they differ.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="That read, add and write.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
+) -> None:
+    """Write a weighted sum of checkpoints as a checkpoint."""
+    from prismlab.tools.merge import merge as run_merge
+
+    run_merge(
+        sources,
+        out=out,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        unnormalised=unnormalised,
+        tokenizer_from=tokenizer_from,
+        threads=threads,
+        as_json=as_json,
+    )
+
+
 def _complain(text: str) -> None:
     typer.echo(text, err=True)
 
