@@ -122,7 +122,7 @@ def test_configs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
         "prompts": {"spec", "samples"},
         "rl": {"spec", "template"},
         "evaluation": {"spec", "tasks", "sources", "micro", "heldout", "template", "name"},
-        "weights": {"thresholds"},
+        "weights": {"thresholds", "svd"},
         "direction": {"base", "names"},
         "states": {"spec", "sources", "micro", "heldout", "template"},
         "cka": {"spec"},

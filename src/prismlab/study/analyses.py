@@ -47,11 +47,12 @@ def _json(spec: BaseModel) -> dict[str, Any]:
 
 
 def _weights(builder: Builder, seed: int) -> None:
-    if builder.study.analyses.weights is None:
+    spec = builder.study.analyses.weights
+    if spec is None:
         return
     for old, new in weight_pairs(builder.study):
         inputs = {"old": builder.checkpoint(old, seed), "new": builder.checkpoint(new, seed)}
-        config, facts = {"thresholds": thresholds(builder.study)}, {"old": old, "new": new}
+        config, facts = {"thresholds": thresholds(builder.study), "svd": spec.svd}, {"old": old, "new": new}
         builder.add("weights", f"{old}:{new}", seed, config, inputs=inputs, facts=facts)
 
 

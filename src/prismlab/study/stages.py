@@ -15,7 +15,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "prompts": ("prismlab.rl.prompts:run_prompts", 1),
     "rl": ("prismlab.rl.train:run", 1),
     "evaluation": ("prismlab.evaluate.stage:run", 2),
-    "weights": ("prismlab.analyse.weights:run", 1),
+    "weights": ("prismlab.analyse.weights:run", 2),
     "direction": ("prismlab.analyse.direction:run", 2),
     "states": ("prismlab.analyse.states:run", 1),
     "cka": ("prismlab.analyse.cka:run", 2),
@@ -23,5 +23,5 @@ STAGES: dict[str, tuple[str, int]] = {
     "trajectory": ("prismlab.analyse.trajectory:run", 2),
     "landscape": ("prismlab.analyse.landscape:run", 1),
     "claims": ("prismlab.claims.ledger:run", 3),
-    "report": ("prismlab.report.html:run", 3),
+    "report": ("prismlab.report.html:run", 4),
 }

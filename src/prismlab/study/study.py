@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prismlab.study.checkpoints import CheckpointSpec
 from prismlab.study.spec import (
@@ -33,6 +34,19 @@ class WeightsSpec(Spec):
     """``[old, new]`` pairs; null for every stage's start and end, and base to each RL checkpoint."""
     thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = THRESHOLDS
     """Relative changes under which an element counts as unchanged."""
+    svd: str | None = None
+    """Stable rank and top singular values of updates are measured for tensors whose name holds a match of this regular
+    expression (``layers\\.0\\.``); null for none."""
+
+    @field_validator("svd")
+    @classmethod
+    def _sound(cls, value: str | None) -> str | None:
+        """A pattern that cannot be read would stop the run hours later."""
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        return value
 
 
 class DirectionSpec(Spec):
