@@ -227,6 +227,32 @@ def merge(
     )
 
 
+@app.command(epilog="Examples:  prism trajectory START --run FOLDER --out path  |  prism trajectory START SNAP1 SNAP2")
+def trajectory(
+    start: Annotated[str, typer.Argument(metavar="START", help="Where the run began: a folder or model id.")],
+    snapshots: Annotated[
+        list[str] | None, typer.Argument(metavar="[SNAP ...]", help="Checkpoints of the run, in order.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="FOLDER", help="Instead: a folder with step-* or checkpoint-*.")
+    ] = None,
+    against: Annotated[
+        tuple[str, Path] | None, typer.Option("--against", metavar="START FOLDER", help="A second run to compare.")
+    ] = None,
+    threshold: Annotated[
+        list[float] | None, typer.Option("--threshold", help="Relative change; repeat for several.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet, page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,
+) -> None:
+    """Measure how a run moves away from its start, checkpoint by checkpoint."""
+    from prismlab.tools.trajectory import trajectory as follow
+
+    levels = threshold or ()
+    follow(start, snapshots or (), run=run, against=against, thresholds=levels, device=device, out=out, as_json=as_json)
+
+
 def _complain(text: str) -> None:
     typer.echo(text, err=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,6 +99,45 @@ def metrics(found: Trace) -> dict[str, Json]:
         "nonfinite": sum(one.sums.nonfinite for one in total),
         "kernel": found.kernel,
     }
+
+
+def _minus(first: Sequence[float | None], second: Sequence[float | None]) -> list[float | None]:
+    return [None if a is None or b is None else a - b for a, b in zip(first, second, strict=True)]
+
+
+def _at(curves: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    """Distances, shares of the last distance and shares changed at some of the steps."""
+    l2 = curves["l2"]
+    relative = [value / l2[-1] if value is not None and l2[-1] else None for value in l2]
+    return {
+        "l2": [l2[k] for k in places],
+        "relative": [relative[k] for k in places],
+        "changed": {key: [values[k] for k in places] for key, values in curves["changed"].items()},
+    }
+
+
+def _gap(first: Mapping[str, Any], second: Mapping[str, Any], places: tuple[list[int], list[int]]) -> dict[str, Json]:
+    one, other = _at(first, places[0]), _at(second, places[1])
+    changed = {key: _minus(one["changed"][key], other["changed"][key]) for key in one["changed"]}
+    return {**{key: _minus(one[key], other[key]) for key in ("l2", "relative")}, "changed": changed}
+
+
+def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Json]:
+    """Of two series on one axis, the first minus the second, at the steps that both have.
+
+    Args:
+        first: metrics of a trajectory.
+        second: of another one, at the same thresholds.
+
+    Returns:
+        ``steps``; ``l2``; ``relative``, of the shares of each series' own last distance; ``changed`` by threshold, of
+        shares; ``components``: the same by component, of those that both have. Null where one of the two has no value.
+    """
+    steps = [step for step in first["steps"] if step in second["steps"]]
+    places = [first["steps"].index(step) for step in steps], [second["steps"].index(step) for step in steps]
+    shared = [name for name in first["components"] if name in second["components"]]
+    parts = {name: _gap(first["components"][name], second["components"][name], places) for name in shared}
+    return {"steps": steps, **_gap(first, second, places), "components": parts}
 
 
 def follow(

@@ -246,9 +246,14 @@ def rows(trace: Trace) -> list[dict[str, Any]]:
     return [_row(step, name, one) for name in names for step, one in zip(trace.steps, trace.series(name), strict=True)]
 
 
+def table(trace: Trace) -> pa.Table:
+    """``rows`` as a table."""
+    return pa.Table.from_pylist(rows(trace), schema=_schema(trace))
+
+
 def write(trace: Trace, file: Path) -> None:
-    """Write ``rows``, from which ``read`` makes the same trace again."""
-    pq.write_table(pa.Table.from_pylist(rows(trace), schema=_schema(trace)), file)
+    """Write ``table``, from which ``read`` makes the same trace again."""
+    pq.write_table(table(trace), file)
 
 
 def _measured(row: Mapping[str, Any], thresholds: tuple[float, ...]) -> Measured:
