@@ -3,8 +3,8 @@
     python benchmarks/pairs.py DIR --billions 0.58 2.3
 
 Makes ``DIR/0.58b/old``, ``DIR/0.58b/new`` and so on, unless they are there. Weights are normal with standard deviation
-0.02; in the second checkpoint a tenth of the elements is multiplied by 1 + 2% of a normal number, so that after rounding
-to bfloat16 about one in eleven differs: the picture that RL leaves (most are equal). Timings do not depend on it.
+0.02; in the second checkpoint a tenth of the elements is multiplied by 1 + 2% of a normal number, so that about one in
+eleven differs after rounding to bfloat16: the picture that RL leaves (most are equal). Timings do not depend on it.
 """
 
 from __future__ import annotations
