@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import NemotronHConfig, NemotronHForCausalLM
 
 from prismlab.analyse import trajectory
-from prismlab.arith import trace
+from prismlab.arith import kernels, trace
 from prismlab.errors import CheckpointError, StageError
 from prismlab.model.checkpoint import save_snapshot
 from prismlab.run.step import Artifact, Silent
@@ -179,8 +179,14 @@ def test_by_component_against_float64(tmp_path: Path) -> None:
     assert found["components"]["mlp"]["overlap"][1] == pytest.approx(0.0, abs=0.2)
 
 
-def test_one_by_one_is_all_at_once_to_the_last_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+def test_one_by_one_is_all_at_once_to_the_last_bit(
+    kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a run measures while it saves is what its kept snapshots tell; two at most lie on disk at a time."""
+    if kernel == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setattr(kernels, "choose", lambda elements, device: kernel)
     folders = two_components(tmp_path)
     write(tmp_path / "kept/model", load_file(folders[40] / "model.safetensors"))
     write(tmp_path / "dropped/model", load_file(folders[40] / "model.safetensors"))
@@ -205,6 +211,7 @@ def test_one_by_one_is_all_at_once_to_the_last_bit(tmp_path: Path) -> None:
         results.append(trajectory.run({"thresholds": [0.001, 0.01]}, inputs, out, Silent()).metrics)
         tables.append((out / trace.FILE).read_bytes())
     assert results[0] == results[1]
+    assert results[0]["kernel"] == kernel
     assert tables[0] == tables[1]
     with pytest.raises(StageError, match=r"measured at thresholds \[0.001, 0.01\], not at \[0.5\]"):
         trajectory.run({"thresholds": [0.5]}, inputs, tmp_path, Silent())

@@ -372,3 +372,25 @@ def test_a_lone_update_has_no_direction_to_compare(tmp_path: Path) -> None:
     plan = planned(tmp_path, data)
     assert names(plan, "direction") == ["base"]
     assert "rl-base" not in {step.id: step for step in plan.steps}["direction/base/s0"].inputs
+
+
+def test_a_run_that_measures_its_snapshots_knows_the_thresholds(tmp_path: Path) -> None:
+    data = study()
+    kept = planned(tmp_path, data)
+    assert "thresholds" not in {step.id: step for step in kept.steps}["rl/rl/s0"].config
+    data["analyses"]["weights"] = {"thresholds": [0.25, 0.5]}
+    other = fingerprints(planned(tmp_path, data))
+    assert other["rl/rl/s0"] == fingerprints(kept)["rl/rl/s0"]
+    data["checkpoints"]["rl"]["keep_snapshots"] = False
+    data["checkpoints"]["control"] |= {"keep_snapshots": False, "snapshots": 1}
+    data["checkpoints"]["mid-mc"]["keep_snapshots"] = False
+    plan = planned(tmp_path, data)
+    steps = {step.id: step for step in plan.steps}
+    for name in ("rl/rl/s0", "train/control/s0"):
+        assert steps[name].config["thresholds"] == [0.25, 0.5]
+    assert steps["trajectory/rl/s0"].config["thresholds"] == [0.25, 0.5]
+    assert "thresholds" not in steps["train/mid-mc/s0"].config, "it has no snapshots to measure"
+    data["analyses"]["weights"] = {"thresholds": [0.25]}
+    changed, before = fingerprints(planned(tmp_path, data)), fingerprints(plan)
+    assert changed["rl/rl/s0"] != before["rl/rl/s0"]
+    assert changed["rl/rl-base/s0"] == before["rl/rl-base/s0"]
