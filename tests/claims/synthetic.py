@@ -314,13 +314,19 @@ class World:
 
         self._each("behaviour", "core", make, {}, step=f"core@{checkpoint}", checkpoint=checkpoint)
 
-    def walk(self, base: str, mid: str, run: str, along: Mapping[float, Sequence[float]]) -> None:
-        """A landscape: average scores by place on the path base (0), mid (1), RL (2), one value a seed each."""
+    def walk(self, base: str, mid: str, run: str, along: Mapping[float, Sequence[float]], grid: int = 0) -> None:
+        """A landscape: average scores by place on the path base (0), mid (1), RL (2), one value a seed each.
+
+        Of a grid the score is 90 a + 3 b, plus the seed's place: which axis is which can be told from it.
+        """
         names = [self.arms[arm] for arm in (base, mid, run)]
 
         def make(i: int) -> dict[str, Any]:
             path = [_row(x, values[i]) for x, values in along.items()]
-            return {"path": path, "grid": None, "barrier": [], "samples": 9}
+            sides = [k / (grid - 1) for k in range(grid)] if grid else []
+            average = [[score(90 * a + 3 * b + i) for b in sides] for a in sides]
+            mesh = {"a": sides, "b": sides, "average": average} if grid else None
+            return {"path": path, "grid": mesh, "barrier": [], "samples": 9}
 
         self._each("landscape", ":".join(names), make, base=names[0], mid=names[1], rl=names[2])
 
@@ -351,7 +357,9 @@ def _row(x: float, value: float) -> dict[str, Any]:
     leg = 1 if x <= 1 else 2
     t = x - (leg - 1)
     a, b = (t, 0.0) if leg == 1 else (1.0, t)
-    return {"leg": leg, "t": t, "a": a, "b": b, "domains": {d: score(value) for d in DOMAINS}, "average": score(value)}
+    above = None if t in (0, 1) else {"value": -1.0, "lo": -4.0, "hi": 2.0, "items": 100}
+    domains = {d: score(value) for d in DOMAINS}
+    return {"leg": leg, "t": t, "a": a, "b": b, "domains": domains, "average": score(value), "deviation": above}
 
 
 def near(value: float, spread: float, *names: object, n: int = 3) -> list[float]:

@@ -145,7 +145,7 @@ def test_every_figure_is_valid_plotly_and_has_its_place(parsed: Parsed) -> None:
     assert sorted(drawn) == sorted(places)
     assert set(drawn) == {
         "scores", "mixtures", "training", "divergence", "layers", "thresholds", "direction", "cka", "cka-pairs", "rl",
-        "trajectory", "trajectory-difference", "behaviour", "time",
+        "trajectory", "trajectory-difference", "landscape", "behaviour", "time",
     }  # fmt: skip
     for figure in drawn.values():
         go.Figure(figure)
@@ -184,8 +184,8 @@ def test_every_claim_has_a_chip_a_card_and_its_evidence(world: World, parsed: Pa
         assert href is not None
         assert href[1:] in ids, href
     chips = [a["class"] for a in parsed.of("a") if (a.get("class") or "").startswith("chip")]
-    assert chips.count("chip supported") == 13
-    assert chips.count("chip not_tested") == 5
+    assert chips.count("chip supported") == 14
+    assert chips.count("chip not_tested") == 4
     evidence = {href[3:] for href in links if href and href.startswith("#a-")}
     ledger = json.loads((world.inputs["claims/synthetic/s0"].path / "ledger.json").read_text())
     assert evidence == {e["fingerprint"] for claim in ledger["claims"] for e in claim["evidence"]}
@@ -208,12 +208,19 @@ def test_one_seed_shows_item_intervals_and_says_so(tmp_path: Path) -> None:
 
 def test_a_study_without_rl_analyses_or_claims_leaves_sections_out_with_a_note(tmp_path: Path) -> None:
     world = build(tmp_path / "study", steps=5)
-    for kind in ("rl", "weights", "cka", "direction", "behaviour", "trajectory", "claims", "corpus"):
+    for kind in ("rl", "weights", "cka", "direction", "behaviour", "trajectory", "landscape", "claims", "corpus"):
         world.forget(kind)
     parsed = parse(page(world, tmp_path / "out"))
     assert set(figures(parsed)) == {"scores", "training", "time"}
     notes = " ".join(parsed.texts["p"])
-    for words in ("No RL run", "'weights' was not part", "'cka' was not part", "no verdicts", "No corpus"):
+    for words in (
+        "No RL run",
+        "'weights' was not part",
+        "'cka' was not part",
+        "'landscape' was not part",
+        "no verdicts",
+        "No corpus",
+    ):
         assert words in notes
     links = {a["href"] for a in parsed.of("a")}
     assert "#rl" not in links

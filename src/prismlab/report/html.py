@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import DataError
-from prismlab.report import analyses, overview, page, paths, representations, samples, sections
+from prismlab.report import analyses, landscape, overview, page, paths, representations, samples, sections
 from prismlab.report.cards import Card, card
 from prismlab.report.records import Records
 from prismlab.report.sections import Section
@@ -30,6 +30,7 @@ def build_sections(records: Records) -> list[Section]:
         representations.representations,
         sections.reinforcement,
         paths.trajectories,
+        landscape.landscape,
         sections.behaviour,
         overview.time_spent,
         overview.provenance,
