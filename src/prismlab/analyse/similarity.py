@@ -31,19 +31,25 @@ def gram(states: NDArray[np.floating]) -> Floats:
     Neither estimator changes when a constant is added to all states; taking it off first keeps the digits.
     """
     x = states.astype(np.float64)
-    largest = max(float(x.max(initial=0.0)), -float(x.min(initial=0.0)))
-    x -= x.mean(axis=0)
-    # Equal inputs leave rounding errors behind, which must not pass for variation.
-    if max(float(x.max(initial=0.0)), -float(x.min(initial=0.0))) <= 1e-12 * largest:
-        return np.zeros((len(x), len(x)))
-    return x @ x.T
+    mean = x.mean(axis=0)
+    x -= mean
+    found = x @ x.T
+    # Equal inputs leave rounding errors behind, which must not pass for variation: 1e-12 of the states' size.
+    if np.trace(found) <= 1e-24 * len(x) * float(mean @ mean):
+        return np.zeros_like(found)
+    return found
 
 
-def _unit(centred: Floats, given: Floats) -> Floats | None:
-    """``centred`` as a vector of length 1; None where it is nothing but the rounding of ``given``."""
-    length, floor = float(np.linalg.norm(centred)), _EPS * len(given) * float(np.linalg.norm(given))
-    # A resample may hold one input alone, many times: what is left of it after centring is rounding.
-    return None if length <= floor else (centred / length).ravel()
+def _unit(centred: Floats, size: float) -> Floats | None:
+    """``centred`` as a vector of length 1; None where it is nothing but the rounding of a matrix of norm ``size``.
+
+    A resample may hold one input alone, many times: what is left of it after centring is rounding.
+    """
+    length = float(np.linalg.norm(centred))
+    if length <= _EPS * len(centred) * size:
+        return None
+    centred /= length
+    return centred.ravel()
 
 
 def plain_vector(k: Floats, counts: Indices | None = None) -> Floats | None:
@@ -54,26 +60,29 @@ def plain_vector(k: Floats, counts: Indices | None = None) -> Floats | None:
         counts: how often each input counts, [n], none of them 0; None for once each. The result is then the centred
             Gram matrix of the repeated inputs with equal entries folded into one, so that all products stay the same.
     """
-    if counts is None:
-        rows = k.mean(axis=0)
-        return _unit(k - rows - rows[:, None] + rows.mean(), k)
-    shares = counts / counts.sum()
+    shares = np.full(len(k), 1.0 / len(k)) if counts is None else counts / counts.sum()
     rows = k @ shares
-    scale = np.sqrt(np.multiply.outer(shares, shares))
-    return _unit((k - rows - rows[:, None] + shares @ rows) * scale, k * scale)
+    centred = k - rows
+    centred += (shares @ rows - rows)[:, None]
+    root = np.sqrt(shares)
+    centred *= np.multiply.outer(root, root)
+    # With shares that sum to 1, no Gram matrix has a norm above its largest diagonal element.
+    return _unit(centred, float(np.diagonal(k).max()))
 
 
-def _u_centred(k: Floats) -> tuple[Floats, Floats]:
-    """The U-centred matrix [n, n], and ``k`` without its diagonal."""
+def _u_centred(k: Floats) -> tuple[Floats, float]:
+    """The U-centred matrix [n, n], and the norm of ``k`` without its diagonal."""
     n = len(k)
     if n < FEWEST:
         raise ValueError(f"the unbiased HSIC needs at least {FEWEST} inputs, not {n}")
-    given = k.copy()
-    np.fill_diagonal(given, 0.0)
-    rows = given.sum(axis=0)
-    centred = given - rows / (n - 2) - rows[:, None] / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
+    centred = k.copy()
     np.fill_diagonal(centred, 0.0)
-    return centred, given
+    size = float(np.linalg.norm(centred))
+    rows = centred.sum(axis=0) / (n - 2)
+    centred -= rows
+    centred += (rows.sum() / (n - 1) - rows)[:, None]
+    np.fill_diagonal(centred, 0.0)
+    return centred, size
 
 
 def debiased_vector(k: Floats) -> Floats | None:
