@@ -209,7 +209,7 @@ def _tables(one: Mapping[str, Any]) -> list[Table]:
     ]
     columns = ["component", "L2 at the end", "changed >1%", "steps to 50%", "steps to 80%"]
     return [
-        Table(head=head, rows=rows, title=f"{one['name']}, from {shown(one['start'])}", note=note),
+        Table(head=head, rows=rows, title=f"{one['name']}, from {shown(one['start'])}.", note=note),
         Table(
             head=columns, rows=ends, strong=(0,), note="Steps at which half and 80% of the last distance are reached."
         ),
@@ -237,7 +237,7 @@ def _difference_tables(found: Mapping[str, Any] | None) -> list[Table]:
         "changed >1%, points",
         *(f"{name}, points" for name in found["components"]),
     ]
-    title = f"{found['first']} minus {found['second']}"
+    title = f"{found['first']} minus {found['second']}."
     note = "At the steps that both have; shares changed by more than 1% in points."
     return [Table(head=head, rows=rows, title=title, note=note)]
 
