@@ -61,6 +61,31 @@ class HeatMap:
         return min([0.999, *(value for row in self.values for value in row if value is not None)])
 
 
+def _trace(one: HeatMap, axis: str) -> dict[str, Any]:
+    """One map on the axes of its panel."""
+    names, across = [safe(name) for name in one.names], [safe(name) for name in one.across]
+    digits = one.look.digits
+    text = [[NONE if value is None else minus(f"{value:.{digits}f}") for value in row] for row in one.values]
+    return {
+        "type": "heatmap",
+        "x": across,
+        "y": names,
+        "z": [list(row) for row in one.values],
+        "text": text,
+        "texttemplate": "%{text}" if len(across) <= MOST_NUMBERS else "",
+        "zmin": one.low,
+        "zmax": 1.0,
+        "colorscale": [list(stop) for stop in one.look.scale],
+        "showscale": False,
+        "showlegend": False,
+        "xgap": 2,
+        "ygap": 2,
+        "xaxis": f"x{axis}",
+        "yaxis": f"y{axis}",
+        "hovertemplate": f"%{{y}}<br>%{{x}}<br>%{{z:.{digits + 2}f}}<extra></extra>",
+    }
+
+
 def heat_maps(maps: Sequence[HeatMap], columns: int = 2) -> Figure:
     """A figure of heat maps, each cell with its number; maps without any value are left out."""
     filled = [one for one in maps if any(value is not None for row in one.values for value in row)]
@@ -69,29 +94,7 @@ def heat_maps(maps: Sequence[HeatMap], columns: int = 2) -> Figure:
     titles: list[dict[str, Any]] = []
     for k, (one, place) in enumerate(zip(filled, grid(len(filled), columns), strict=True)):
         axis = "" if k == 0 else str(k + 1)
-        names, across = [safe(name) for name in one.names], [safe(name) for name in one.across]
-        digits = one.look.digits
-        text = [[NONE if value is None else minus(f"{value:.{digits}f}") for value in row] for row in one.values]
-        data.append(
-            {
-                "type": "heatmap",
-                "x": across,
-                "y": names,
-                "z": [list(row) for row in one.values],
-                "text": text,
-                "texttemplate": "%{text}" if len(across) <= MOST_NUMBERS else "",
-                "zmin": one.low,
-                "zmax": 1.0,
-                "colorscale": [list(stop) for stop in one.look.scale],
-                "showscale": False,
-                "showlegend": False,
-                "xgap": 2,
-                "ygap": 2,
-                "xaxis": f"x{axis}",
-                "yaxis": f"y{axis}",
-                "hovertemplate": f"%{{y}}<br>%{{x}}<br>%{{z:.{digits + 2}f}}<extra></extra>",
-            }
-        )
+        data.append(_trace(one, axis))
         common = {"type": "category", "automargin": True, "showgrid": False}
         layout[f"xaxis{axis}"] = {**common, "domain": place[0], "anchor": f"y{axis}"}
         layout[f"yaxis{axis}"] = {**common, "domain": place[1], "anchor": f"x{axis}", "autorange": "reversed"}
