@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from prismlab.data.document import Document
 from prismlab.data.rows import (
     TEXT_SUFFIXES,
     Row,
@@ -106,6 +107,56 @@ def _row_document(row: Row, fields: Mapping[str, Any], template: ThinkTemplate) 
         question, answer, _ = question_and_answer(row, fields)
         return template.direct(question, answer)
     return row.text(fields.get("text") or "text")
+
+
+def _prompt(row: Row, fields: Mapping[str, Any], template: ThinkTemplate) -> int:
+    """Characters of a document before its answer."""
+    if fields.get("question") is None:
+        raise DataError(
+            f"{row.where}: 'loss: answer' needs the fields 'question' and 'answer', so that it is known where an "
+            "answer begins"
+        )
+    return len(template.prompt(question_and_answer(row, fields)[0]))
+
+
+def row_documents(
+    name: str, spec_json: Mapping[str, Any], files: Files, template: str, counts: Counts | None = None
+) -> Iterator[Document]:
+    """Documents of files or of the hub as they come, none kept in memory; held-out ones are among them.
+
+    Args: as of ``documents``.
+
+    Raises:
+        DataError: a file or row is missing or broken (with file and line), or there is no file.
+        MissingExtra: a hub source without the package ``datasets``.
+    """
+    shape, counts = get_template(template), counts or Counts()
+    fields, most = spec_json.get("fields") or {}, spec_json.get("max_documents")
+    asked = spec_json.get("loss") == "answer"
+    if spec_json.get("hub") is not None:
+        sources: Iterator[Document | Row] = iter(hub_rows(spec_json["hub"]))
+    elif files:
+        sources = chain.from_iterable(map(_of_file, map(Path, files)))
+    else:
+        raise DataError(f"source {name!r}: no file was found; check the paths under 'files'")
+    given = 0
+    for found in sources:
+        if most is not None and given >= most:
+            return
+        if isinstance(found, Row):
+            text = encodable(found.where, _row_document(found, fields, shape))
+            found = Document(text, _prompt(found, fields, shape) if asked else 0, found.where)
+        if found.text.strip():
+            given += 1
+            yield found
+        else:
+            counts.empty += 1
+
+
+def _of_file(path: Path) -> Iterator[Document | Row]:
+    if has_suffix(path, TEXT_SUFFIXES):
+        return (Document(text, where=path.name) for text in text_documents(path))
+    return file_rows(path)
 
 
 def _file_documents(files: Files, fields: Mapping[str, Any], template: ThinkTemplate) -> Iterator[str]:
