@@ -253,6 +253,52 @@ def trajectory(
     follow(start, snapshots or (), run=run, against=against, thresholds=levels, device=device, out=out, as_json=as_json)
 
 
+@app.command(
+    epilog="Examples:  prism landscape base mid rl --micro math --grid 5 --out walk  |  prism landscape A B "
+    "--task test.jsonl:question=question,answer=answer,verifier=number --items 100"
+)
+def landscape(
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="BASE MID RL", help="Folders or model ids (@revision); or two: A B.")
+    ],
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="FILE:FIELDS", help="question=F,answer=F,verifier=number|exact|choice."),
+    ] = None,
+    micro: Annotated[
+        list[str] | None, typer.Option("--micro", metavar="TASK", help="Generated: math, code or science.")
+    ] = None,
+    points: Annotated[int, typer.Option("--points", help="Points a leg, its ends included.")] = 5,
+    grid: Annotated[int | None, typer.Option("--grid", help="Points a side of a grid; default none.")] = None,
+    items: Annotated[int, typer.Option("--items", min=1, help="Items a task, at most.")] = 200,
+    samples: Annotated[int, typer.Option("--samples", help="Samples an item.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.6,
+    top_p: Annotated[float, typer.Option("--top-p", help="Nucleus sampling mass.")] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest response, in tokens.")] = 512,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option("--seed", help="Of sampling and intervals.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet, page; resume.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
+) -> None:
+    """Sample a task on the way between checkpoints."""
+    from prismlab.tools.landscape import Settings
+    from prismlab.tools.landscape import landscape as walk
+
+    settings = Settings(
+        points=points,
+        grid=grid,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+    )
+    walk(checkpoints, tasks=task or (), micro=micro or (), items=items, settings=settings, out=out, as_json=as_json)
+
+
 def _complain(text: str) -> None:
     typer.echo(text, err=True)
 

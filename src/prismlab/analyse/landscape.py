@@ -123,10 +123,9 @@ def sample_points(
     return found
 
 
-def write_surface(rows: Rows, file: Path) -> None:
-    """All sample rows with their points, as Parquet with the columns of ``SURFACE``."""
-    table = [{"a": a, "b": b, **row} for (a, b), mine in rows.items() for row in mine]
-    pq.write_table(pa.Table.from_pylist(table, schema=SURFACE), file, compression="zstd")
+def surface_table(rows: Rows) -> pa.Table:
+    """All sample rows with their points, in the columns of ``SURFACE``."""
+    return pa.Table.from_pylist([{"a": a, "b": b, **row} for (a, b), mine in rows.items() for row in mine], SURFACE)
 
 
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
@@ -142,6 +141,6 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     points, grid = int(spec["points"]), spec["grid"]
     cache = Path(config["scratch"]) / "points" if "scratch" in config else None
     rows = sample_points(walker, draw, all_places(points, walker.legs, grid), cache, progress)
-    write_surface(rows, out / "samples.parquet")
+    pq.write_table(surface_table(rows), out / "samples.parquet", compression="zstd")
     metrics = summarise(rows, points, walker.legs, grid, derive_seed(config["seed"], "landscape"))
     return Result(metrics=metrics, tokens=sum(row["tokens"] for mine in rows.values() for row in mine))

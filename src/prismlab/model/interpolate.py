@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prismlab.errors import CheckpointError
+from prismlab.errors import CheckpointError, shown
 from prismlab.model.checkpoint import load_model
 from prismlab.model.families import canonical
 from prismlab.model.tensors import TensorView, model_type, open_checkpoint
@@ -80,9 +80,10 @@ def _configs_differ(folders: Sequence[Path]) -> None:
         for key in sorted(configs[0].keys() | config.keys()):
             one, other = configs[0].get(key), config.get(key)
             if one != other:
+                both = f"{shown(one, 80)} in {folders[0]} and {shown(other, 80)} in {folder}"
                 raise CheckpointError(
-                    f"config key {key!r} is {str(one)[:80]} in {folders[0]} and {str(other)[:80]} in {folder}: the "
-                    "same weights mean two functions there, so nothing lies between them"
+                    f"config key {shown(key)!r} is {both}: the same weights mean two functions there, "
+                    "so nothing lies between them"
                 )
 
 
@@ -92,12 +93,12 @@ def _shapes_differ(folders: Sequence[Path], views: Sequence[Mapping[str, TensorV
         if odd:
             where = folders[0] if odd[0] in views[0] else folder
             raise CheckpointError(
-                f"tensor {odd[0][:120]!r} is in {where} alone ({len(odd)} such): combined checkpoints need the same"
+                f"tensor {shown(odd[0])!r} is in {where} alone ({len(odd)} such): combined checkpoints need the same"
             )
         for name, view in views[0].items():
             if view.shape != other[name].shape:
                 raise CheckpointError(
-                    f"tensor {name[:120]!r} has shape {list(view.shape)} in {folders[0]} and "
+                    f"tensor {shown(name)!r} has shape {list(view.shape)} in {folders[0]} and "
                     f"{list(other[name].shape)} in {folder}: combined checkpoints need the same shapes"
                 )
 
@@ -116,7 +117,7 @@ def open_sources(folders: Sequence[Path]) -> Sources:
     for folder, kind in zip(folders, kinds, strict=True):
         if kind != kinds[0]:
             raise CheckpointError(
-                f"{folders[0]} is a {kinds[0][:80]!r} and {folder} a {kind[:80]!r}: "
+                f"{folders[0]} is a {shown(kinds[0], 80)!r} and {folder} a {shown(kind, 80)!r}: "
                 "checkpoints of different architectures cannot be combined"
             )
     views = tuple(
@@ -165,7 +166,7 @@ def _stored(sources: Sources, names: Sequence[str]) -> str | None:
         for name in kept[1:]:
             if not _same(views[kept[0]], views[name]):
                 raise CheckpointError(
-                    f"{folder}: {kept[0][:120]!r} and {name[:120]!r} differ, but its config ties them "
+                    f"{folder}: {shown(kept[0])!r} and {shown(name)!r} differ, but its config ties them "
                     "('tie_word_embeddings'); correct the config or leave one of them out"
                 )
     return kept[0] if kept else None
@@ -252,7 +253,7 @@ def set_weights(model: PreTrainedModel, sources: Sources, coefficients: Sequence
     for names, target in _groups(model):
         name = _stored(sources, names) if from_files else names[0]
         if name is None:
-            raise CheckpointError(f"{sources.folders[0]}: no tensor {names[0][:120]!r}, which the model needs")
+            raise CheckpointError(f"{sources.folders[0]}: no tensor {shown(names[0])!r}, which the model needs")
         if not target.is_floating_point():
             _copy_fixed(target, sources, name, from_files)
             continue
@@ -270,4 +271,4 @@ def _copy_fixed(target: Tensor, sources: Sources, name: str, from_files: bool) -
             else bytes(sources.views[place][name].raw()) == target.cpu().contiguous().numpy().tobytes()
         )
         if not same:
-            raise CheckpointError(f"tensor {name[:120]!r} is no float and differs in {folder}: nothing lies between")
+            raise CheckpointError(f"tensor {shown(name)!r} is no float and differs in {folder}: nothing lies between")
