@@ -156,6 +156,46 @@ def gc(
     collect_garbage(study, out=out, threads=threads, snapshots=snapshots, yes=yes)
 
 
+@app.command(epilog="Examples:  prism diff base mid  |  prism diff base mid rl --by component --out compared")
+def diff(
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="A B [C ...]", help="Folders or model ids (@revision); A is the old one.")
+    ],
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option("--threshold", metavar="SHARE", help="Relative change that counts; repeat. Default 0.1% to 10%."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="PART", help="component, subcomponent, layer or tensor.")
+    ] = None,
+    svd: Annotated[
+        str | None, typer.Option("--svd", metavar="PATTERN", help="Stable ranks of tensors whose name matches.")
+    ] = None,
+    master: Annotated[
+        Path | None, typer.Option("--master", metavar="FOLDER", help="B's float32 weights: what rounding hides.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; default all.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet and a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,
+) -> None:
+    """Compare checkpoints part by part: distance, change, steps."""
+    from prismlab.tools.diff import THRESHOLDS
+    from prismlab.tools.diff import diff as run_diff
+
+    run_diff(
+        checkpoints,
+        thresholds=threshold or THRESHOLDS,
+        by=by,
+        svd=svd,
+        master=master,
+        device=device,
+        threads=threads,
+        out=out,
+        as_json=as_json,
+    )
+
+
 @app.command(epilog="Examples:  prism cka base mid rl --out compared  |  prism cka a b --inputs notes.txt --n 100")
 def cka(
     checkpoints: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Folders or model ids (@revision).")],

@@ -121,6 +121,8 @@ class Found:
     metrics: dict[str, Json]
     rows: list[dict[str, Any]]
     """One a tensor, or a sub-component of a fused tensor: counts and sums, from which all metrics follow."""
+    sums: list[Sums]
+    """The same, row by row."""
 
     def table(self) -> pa.Table:
         """The rows in the order of their names."""
@@ -161,19 +163,21 @@ def _measure(
 
     tallies = {name: _Tally(levels, Sums(levels)) for name in names}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    kept: dict[str, list[Sums]] = {name: [] for name in names}
     skipped = {name: list(layout.skipped) for name in names}
     for part, column in fold(layout.parts, visit, bar, threads=threads, size=kernels.chunk_size(kernel)):
         for at, (name, sums) in enumerate(zip(names, column.sums, strict=True)):
             types = {OLD: part.views[0].dtype, NEW: part.views[at + 1].dtype}
             tallies[name].add(part, types, sums)
             rows[name].append(_row(part, types, sums))
+            kept[name].append(sums)
             if sums.nonfinite:
                 told = f"{shown(part.subcomponent)}: {sums.nonfinite} elements are NaN or infinite and were left out"
                 skipped[name].append({"name": shown(part.name), "reason": told})
     out: dict[str, Found] = {}
     for name, tally in tallies.items():
         rest = {"skipped": skipped[name], "nonfinite": tally.total.nonfinite, "kernel": kernel}
-        out[name] = Found({"model_type": layout.model_type, **tally.to_json(), **rest}, rows[name])
+        out[name] = Found({"model_type": layout.model_type, **tally.to_json(), **rest}, rows[name], kept[name])
     return out
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import DataError
-from prismlab.report import analyses, landscape, overview, page, paths, representations, samples, sections
+from prismlab.report import landscape, overview, page, paths, representations, samples, sections, weights
 from prismlab.report.cards import Card, card
 from prismlab.report.records import Records
 from prismlab.report.sections import Section
@@ -25,7 +25,7 @@ def build_sections(records: Records) -> list[Section]:
         sections.scores,
         sections.mixtures,
         sections.training,
-        analyses.divergence,
+        weights.divergence,
         paths.directions,
         representations.representations,
         sections.reinforcement,
