@@ -17,3 +17,5 @@ class Document:
     """Characters of the question, up to where the answer begins; 0 where every token is learned."""
     where: str = ""
     """File and line, or data set and row, that it comes from; empty for what is generated."""
+    id: str = ""
+    """The row's own id, or the same as ``where``."""

@@ -1,21 +1,35 @@
-"""Rows of data files (jsonl, jsonl.gz, parquet) and of hub data sets, and their fields; every bad row is named."""
+"""Rows of data files (jsonl, parquet) and of hub data sets, and their fields; every bad row is named."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
-from prismlab.errors import DataError, MissingExtra
+from prismlab.data.lines import Bad, lines
+from prismlab.errors import DataError, MissingExtra, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-TEXT_SUFFIXES = (".txt", ".txt.gz")
-ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst")
+ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 PARQUET_BATCH = 1024
+
+
+class BadRow(DataError):
+    """A row that cannot be used.
+
+    Args:
+        where: file and line, or data set and row.
+        reason: a few words that many rows share.
+        detail: the message without ``where``.
+    """
+
+    def __init__(self, where: str, reason: str, detail: str) -> None:
+        super().__init__(f"{where}: {detail}")
+        self.where, self.reason, self.detail = where, reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,41 +41,65 @@ class Row:
     values: Mapping[str, Any]
 
     def field(self, name: str) -> Any:
-        """The value of a field.
+        """The value of a field; ``a.b.0`` goes into mappings and lists, and into text that holds JSON.
 
         Raises:
-            DataError: the row does not have it; the message names the fields that are there.
+            BadRow: the row does not have it; the message names the fields that are there.
         """
-        if name not in self.values:
-            raise DataError(f"{self.where}: no field {name!r}; the fields are {', '.join(self.values) or 'none'}")
-        return self.values[name]
+        if name in self.values:
+            return self.values[name]
+        value: Any = self.values
+        for part in name.split("."):
+            value = _inner(value, part)
+            if value is _MISSING:
+                there = ", ".join(shown(key, 40) for key in self.values) or "none"
+                raise BadRow(self.where, f"no field {name!r}", f"no field {name!r}; the fields are {there}")
+        return value
 
     def text(self, name: str) -> str:
-        """The value of a field that must be text, or a number to be shown as text.
+        """The value of a field that must be text, or a finite number to be shown as text.
 
         Raises:
-            DataError: it is missing or neither.
+            BadRow: it is missing or neither.
         """
         value = self.field(name)
         if isinstance(value, str):
             return value
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
-        raise DataError(f"{self.where}: field {name!r} is {_kind(value)}, text is wanted")
+        if isinstance(value, float) and math.isfinite(value):
+            return str(value)
+        kind = "not a finite number" if isinstance(value, float) else _kind(value)
+        raise BadRow(self.where, f"field {name!r} is {kind}", f"field {name!r} is {kind}, text is wanted")
+
+
+_MISSING = object()
+
+
+def _inner(value: Any, part: str) -> Any:
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return _MISSING
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, Any]", value).get(part, _MISSING)
+    if isinstance(value, (list, tuple)) and part.isascii() and part.isdigit() and int(part) < len(value):
+        return value[int(part)]
+    return _MISSING
 
 
 def encodable(where: str, text: str) -> str:
     """``text``, which must be Unicode that UTF-8 can hold.
 
     Raises:
-        DataError: it holds half of a surrogate pair, as JSON escapes can.
+        BadRow: it holds half of a surrogate pair, as JSON escapes can.
     """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: character {error.start + 1} is half a surrogate pair, no text; mend the row"
-        ) from error
+        detail = f"character {error.start + 1} is half a surrogate pair, no text; mend the row"
+        raise BadRow(where, "half a surrogate pair", detail) from error
     return text
 
 
@@ -74,50 +112,54 @@ def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
     return path.name.lower().endswith(tuple(suffixes))
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """The file's content, decompressed where its name ends in ``.gz``.
-
-    Raises:
-        DataError: it cannot be opened.
-    """
-    try:
-        return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers from 1 and lines, without their ends.
 
     Raises:
-        DataError: the file is missing, is not UTF-8, or its compression is broken.
+        DataError: the file is missing, its compression is broken, or a line is too long or not UTF-8.
     """
-    number = 0
-    with open_bytes(path) as file:
-        try:
-            for number, raw in enumerate(file, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield number, line.rstrip("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path.name}:{number}: not UTF-8 ({error.reason}); convert the file") from error
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path.name}: broken after line {number}: {error}") from error
+    for found in lines(path):
+        if isinstance(found, Bad):
+            raise found.error()
+        yield found
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path.name}:{number}: not JSON ({error}); one object a line is wanted") from error
-        if not isinstance(values, dict):
-            raise DataError(f"{path.name}:{number}: {_kind(values)}, one JSON object a line is wanted")
-        yield Row(f"{path.name}:{number}", values)
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise KeyError(next(key for key in keys if keys.count(key) > 1))
+    return values
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_key_twice)
+
+
+def _json_row(file: str, number: int, line: str) -> Row | Bad:
+    reason, detail = "not JSON", ""
+    try:
+        values = _DECODER.decode(line)
+    except KeyError as error:
+        key = shown(error.args[0], 40)
+        reason, detail = "a key twice", f"the key {key!r} stands there twice; one of them would be lost"
+    except (ValueError, RecursionError) as error:
+        detail = f"not JSON ({error}); one object a line is wanted"
+    else:
+        if isinstance(values, dict):
+            return Row(f"{file}:{number}", values)
+        reason, detail = "not an object", f"{_kind(values)}, one JSON object a line is wanted"
+    return Bad(file, number, reason, detail, shown(line, 80))
+
+
+def _jsonl(path: Path) -> Iterator[Row | Bad]:
+    for found in lines(path):
+        if isinstance(found, Bad):
+            yield found
+        elif found[1].strip():
+            yield _json_row(path.name, *found)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -128,23 +170,40 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{path.name}:{number}", values)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name}: not a readable Parquet file: {error}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        after = f" after row {number}" if number else ""
+        raise DataError(f"{path.name}: not a readable Parquet file{after}: {error}") from error
 
 
-def file_rows(path: Path) -> Iterator[Row]:
-    """Rows of one file.
+def rows_or_bad(path: Path) -> Iterator[Row | Bad]:
+    """Rows of one file, and what is none.
 
     Raises:
         DataError: the suffix is none of ``ROW_SUFFIXES``, or the file is missing or broken.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if has_suffix(path, (".jsonl", ".jsonl.gz")):
-        return _jsonl_rows(path)
     if has_suffix(path, (".parquet",)):
-        return _parquet_rows(path)
+        return _parquet(path)
+    if has_suffix(path, ROW_SUFFIXES):
+        return _jsonl(path)
     raise DataError(f"{path}: rows are read from {', '.join(ROW_SUFFIXES)} files")
+
+
+def file_rows(path: Path) -> Iterator[Row]:
+    """Rows of one file, each of which must be sound.
+
+    Raises:
+        DataError: as ``rows_or_bad``, or a line is no row; the message names file and line.
+    """
+
+    def sound(rows: Iterator[Row | Bad]) -> Iterator[Row]:
+        for found in rows:
+            if isinstance(found, Bad):
+                raise found.error()
+            yield found
+
+    return sound(rows_or_bad(path))
 
 
 def hub_rows(hub: Mapping[str, Any], shuffle_seed: int | None = None) -> Iterator[Row]:
@@ -160,9 +219,10 @@ def hub_rows(hub: Mapping[str, Any], shuffle_seed: int | None = None) -> Iterato
     except ImportError as error:
         raise MissingExtra("datasets", "hub", f"the data set {hub['id']}") from error
     number = 0
+    folder = {"data_dir": hub["folder"]} if hub.get("folder") else {}
     try:
         stream = datasets.load_dataset(
-            hub["id"], hub.get("config"), split=hub["split"], revision=hub["revision"], streaming=True
+            hub["id"], hub.get("config"), split=hub["split"], revision=hub["revision"], streaming=True, **folder
         )
         if shuffle_seed is not None:
             stream = stream.shuffle(seed=shuffle_seed, buffer_size=10_000)
@@ -183,34 +243,36 @@ def question_and_answer(row: Row, fields: Mapping[str, Any]) -> tuple[str, str, 
     right one (from 0), a letter or the text of a choice is taken as such, and the answer becomes the letter.
 
     Raises:
-        DataError: a field is missing or of the wrong kind, or the answer is not among the choices.
+        BadRow: a field is missing or of the wrong kind, or the answer is not among the choices.
     """
     question = row.text(fields["question"]).strip()
     if fields.get("choices") is None:
         answer = row.text(fields["answer"]).strip()
         if not question or not answer:
-            raise DataError(f"{row.where}: the {'answer' if question else 'question'} is empty")
+            what = "answer" if question else "question"
+            raise BadRow(row.where, f"no {what}", f"the {what} is empty")
         return question, answer, None
     choices = row.field(fields["choices"])
     if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
-        raise DataError(f"{row.where}: field {fields['choices']!r} must be a list of texts")
+        raise BadRow(row.where, "choices", f"field {fields['choices']!r} must be a list of texts")
     if not 2 <= len(choices) <= len(LETTERS):
-        raise DataError(f"{row.where}: {len(choices)} choices; 2 to {len(LETTERS)} are wanted")
+        raise BadRow(row.where, "choices", f"{len(choices)} choices; 2 to {len(LETTERS)} are wanted")
     letter = _right_letter(row, row.field(fields["answer"]), choices)
-    lines = [f"{LETTERS[at]}. {choice.strip()}" for at, choice in enumerate(choices)]
-    return "\n".join([question, *lines]), letter, tuple(choices)
+    shown_choices = [f"{LETTERS[at]}. {choice.strip()}" for at, choice in enumerate(choices)]
+    return "\n".join([question, *shown_choices]), letter, tuple(choices)
 
 
 def _right_letter(row: Row, answer: Any, choices: Sequence[str]) -> str:
+    reason = "no right choice"
     if isinstance(answer, int) and not isinstance(answer, bool):
         if 0 <= answer < len(choices):
             return LETTERS[answer]
-        raise DataError(f"{row.where}: the answer is index {answer} (from 0), there are {len(choices)} choices")
+        detail = f"the answer is index {answer} (from 0), there are {len(choices)} choices"
+        raise BadRow(row.where, reason, detail)
     if isinstance(answer, str):
         if answer in choices:
             return LETTERS[list(choices).index(answer)]
         if len(answer.strip()) == 1 and answer.strip().upper() in LETTERS[: len(choices)]:
             return answer.strip().upper()
-    raise DataError(
-        f"{row.where}: answer {answer!r} is neither an index, a letter nor one of the {len(choices)} choices"
-    )
+    detail = f"answer {shown(repr(answer), 80)} is neither an index, a letter nor one of the {len(choices)} choices"
+    raise BadRow(row.where, reason, detail)

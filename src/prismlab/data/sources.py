@@ -1,29 +1,23 @@
-"""Documents of a source: the micro world, files or the hub; and which of them are kept out of training."""
+"""Documents of a source: the micro world, files, the hub or what a step of cleaning left; and which are held out."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from prismlab.data.document import Document
-from prismlab.data.rows import (
-    TEXT_SUFFIXES,
-    Row,
-    encodable,
-    file_rows,
-    has_suffix,
-    hub_rows,
-    question_and_answer,
-    read_lines,
-)
+from prismlab.data.filters import conditions, length_filter, row_filter
+from prismlab.data.lines import MAX_LINE, Bad, lines
+from prismlab.data.recipes import document_maker
+from prismlab.data.rows import TEXT_SUFFIXES, Row, has_suffix, hub_rows, rows_or_bad
 from prismlab.data.templates import ThinkTemplate, get_template
-from prismlab.errors import DataError
+from prismlab.errors import DataError, shown
 from prismlab.micro import text as micro_text
 from prismlab.micro import world
 from prismlab.seeds import derive_seed
@@ -61,110 +55,145 @@ def _is_title(line: str) -> bool:
     return inner.startswith("= ") and inner.endswith(" =") and not inner.startswith("= =") and len(inner) > 4
 
 
-def text_documents(path: Path) -> Iterator[str]:
-    """Documents of a txt or txt.gz file.
+def _parting(path: Path) -> Callable[[str], tuple[bool, bool]]:
+    """How a text file is parted: for a line, whether a document begins at it, and whether it is part of one."""
+    titles = False
+    for found in lines(path):
+        if isinstance(found, Bad):
+            continue
+        if not found[1].strip():
+            return lambda line: (not line.strip(), bool(line.strip()))
+        titles = titles or _is_title(found[1])
+    return (lambda line: (_is_title(line), True)) if titles else (lambda line: (True, True))
+
+
+def texts_or_bad(path: Path) -> Iterator[Document | Bad]:
+    """Documents of a txt file (also .gz, .zst), and what is none.
 
     The rule, taken from the whole file: where there are blank lines, they part documents; else, where there are lines
-    like `` = Title = `` (WikiText), each starts a document; else every line is a document.
+    like `` = Title = `` (WikiText), each starts a document; else every line is a document. The file is read twice, and
+    of it one document is in memory at a time.
 
     Raises:
-        DataError: the file is missing, broken or not UTF-8.
+        DataError: the file is missing or its compression is broken.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    lines = [line for _, line in read_lines(path)]
-    titles = [at for at, line in enumerate(lines) if _is_title(line)]
-    if any(not line.strip() for line in lines):
-        yield from _paragraphs(lines)
-    elif titles:
-        starts = sorted({0, *titles})
-        for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
-            yield "\n".join(lines[start:stop])
-    else:
-        yield from lines
-
-
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    parting = _parting(path)
     held: list[str] = []
-    for line in chain(lines, [""]):
-        if line.strip():
+    start, size = 1, 0
+    for found in lines(path):
+        if isinstance(found, Bad):
+            yield found
+            continue
+        number, line = found
+        begins, belongs = parting(line)
+        if begins and held:
+            yield _joined(path, start, held, size)
+            held, size = [], 0
+        if not belongs:
+            continue
+        start = start if held else number
+        size += len(line) + 1
+        if size <= MAX_LINE or not held:
             held.append(line)
-        elif held:
-            yield "\n".join(held)
-            held = []
+    if held:
+        yield _joined(path, start, held, size)
 
 
-def _row_document(row: Row, fields: Mapping[str, Any], template: ThinkTemplate) -> str:
-    if fields.get("messages") is not None:
-        messages = row.field(fields["messages"])
-        if not isinstance(messages, (list, tuple)) or not all(isinstance(one, Mapping) for one in messages):
-            raise DataError(f"{row.where}: field {fields['messages']!r} must be a list of {{role, content}}")
-        try:
-            return template.chat(messages)
-        except DataError as error:
-            raise DataError(f"{row.where}: {error}") from error
-    if fields.get("question") is not None:
-        question, answer, _ = question_and_answer(row, fields)
-        return template.direct(question, answer)
-    return row.text(fields.get("text") or "text")
+def _joined(path: Path, start: int, held: Sequence[str], size: int) -> Document | Bad:
+    if size > MAX_LINE + 1:
+        detail = f"the document is longer than {MAX_LINE >> 20} million characters; part it by blank lines"
+        return Bad(path.name, start, "document too long", detail, shown(held[0], 80))
+    return Document("\n".join(held), where=f"{path.name}:{start}")
 
 
-def _prompt(row: Row, fields: Mapping[str, Any], template: ThinkTemplate) -> int:
-    """Characters of a document before its answer."""
-    if fields.get("question") is None:
-        raise DataError(
-            f"{row.where}: 'loss: answer' needs the fields 'question' and 'answer', so that it is known where an "
-            "answer begins"
-        )
-    return len(template.prompt(question_and_answer(row, fields)[0]))
+def text_documents(path: Path) -> Iterator[str]:
+    """Texts of ``texts_or_bad``, each of which must be sound.
+
+    Raises:
+        DataError: as there, or a line is not UTF-8 or too long.
+    """
+    for found in texts_or_bad(path):
+        if isinstance(found, Bad):
+            raise found.error()
+        yield found.text
+
+
+def entries(spec_json: Mapping[str, Any], files: Files) -> Iterator[Document | Row | Bad]:
+    """What files or a hub data set hold, as it comes: text, rows, and what is neither.
+
+    Raises:
+        DataError: a file is missing or broken, or the data set cannot be reached.
+        MissingExtra: a package for it is not installed.
+    """
+    if spec_json.get("hub") is not None:
+        yield from hub_rows(spec_json["hub"])
+    for path in map(Path, files or ()):
+        yield from texts_or_bad(path) if has_suffix(path, TEXT_SUFFIXES) else rows_or_bad(path)
 
 
 def row_documents(
-    name: str, spec_json: Mapping[str, Any], files: Files, template: str, counts: Counts | None = None
+    name: str,
+    spec_json: Mapping[str, Any],
+    files: Files,
+    template: str,
+    counts: Counts | None = None,
+    shuffle_seed: int | None = None,
+    cleaned: str | Path | None = None,
 ) -> Iterator[Document]:
-    """Documents of files or of the hub as they come, none kept in memory; held-out ones are among them.
+    """Documents of files, of the hub or of a cleaned source as they come, none kept in memory.
 
-    Args: as of ``documents``.
+    Held-out ones are among them. Rows that the source's recipe or filters drop are passed over; what a step of cleaning
+    does besides (duplicates, contamination, samples) shows in ``cleaned`` alone.
+
+    Args: as of ``documents``; with ``shuffle_seed`` a hub data set is shuffled within a window of 10,000 rows.
 
     Raises:
         DataError: a file or row is missing or broken (with file and line), or there is no file.
-        MissingExtra: a hub source without the package ``datasets``.
+        MissingExtra: a package for it is not installed.
     """
-    shape, counts = get_template(template), counts or Counts()
-    fields, most = spec_json.get("fields") or {}, spec_json.get("max_documents")
-    asked = spec_json.get("loss") == "answer"
-    if spec_json.get("hub") is not None:
-        sources: Iterator[Document | Row] = iter(hub_rows(spec_json["hub"]))
-    elif files:
-        sources = chain.from_iterable(map(_of_file, map(Path, files)))
-    else:
+    counts, most = counts or Counts(), spec_json.get("max_documents")
+    if cleaned is not None:
+        yield from cleaned_documents(cleaned)
+        return
+    if spec_json.get("hub") is None and not files:
         raise DataError(f"source {name!r}: no file was found; check the paths under 'files'")
+    make, why = document_maker(spec_json, get_template(template)), row_filter(conditions(spec_json))
+    too = length_filter(spec_json)
     given = 0
-    for found in sources:
+    rows = hub_rows(spec_json["hub"], shuffle_seed) if spec_json.get("hub") is not None else entries(spec_json, files)
+    for found in rows:
         if most is not None and given >= most:
             return
+        if isinstance(found, Bad):
+            raise found.error()
         if isinstance(found, Row):
-            text = encodable(found.where, _row_document(found, fields, shape))
-            found = Document(text, _prompt(found, fields, shape) if asked else 0, found.where)
-        if found.text.strip():
+            if why(found) is not None:
+                continue
+            found = make(found)
+        if not found.text.strip():
+            counts.empty += 1
+        elif too(found.text) is None:
             given += 1
             yield found
-        else:
-            counts.empty += 1
 
 
-def _of_file(path: Path) -> Iterator[Document | Row]:
-    if has_suffix(path, TEXT_SUFFIXES):
-        return (Document(text, where=path.name) for text in text_documents(path))
-    return file_rows(path)
+def cleaned_documents(folder: str | Path) -> Iterator[Document]:
+    """Documents that a step of cleaning left (``documents/*.parquet`` in its artifact), in the order of the source.
 
-
-def _file_documents(files: Files, fields: Mapping[str, Any], template: ThinkTemplate) -> Iterator[str]:
-    for path in map(Path, files or ()):
-        if has_suffix(path, TEXT_SUFFIXES):
-            yield from text_documents(path)
-        else:
-            yield from (encodable(row.where, _row_document(row, fields, template)) for row in file_rows(path))
+    Raises:
+        DataError: a file of it is missing or broken.
+    """
+    shards = sorted((Path(folder) / "documents").glob("*.parquet"))
+    if not shards:
+        raise DataError(f"{folder}: no cleaned documents are here")
+    for shard in shards:
+        for row in rows_or_bad(shard):
+            if isinstance(row, Bad):
+                raise row.error()
+            values = row.values
+            yield Document(values["text"], values["prompt"], values["where"], values["id"])
 
 
 def _task_documents(domain: str, form: str, seed: int, spec: MicroSpec, template: ThinkTemplate) -> Iterator[str]:
@@ -204,6 +233,15 @@ def _limited(documents: Iterable[str], most: int | None, counts: Counts) -> Iter
             counts.empty += 1
 
 
+def micro_documents(
+    name: str, spec_json: Mapping[str, Any], micro_json: Mapping[str, Any], template: str, seed: int, counts: Counts
+) -> Iterator[str]:
+    """Documents of a source of the micro world, in an order that the seed decides."""
+    seed, shape = derive_seed(seed, "documents", name), get_template(template)
+    found = _micro_documents(spec_json["micro"], MicroSpec.model_validate(micro_json), seed, shape)
+    return _limited(found, spec_json.get("max_documents"), counts)
+
+
 def documents(
     name: str,
     spec_json: Mapping[str, Any],
@@ -212,6 +250,7 @@ def documents(
     template: str,
     seed: int,
     counts: Counts | None = None,
+    cleaned: str | Path | None = None,
 ) -> Iterator[str]:
     """Every document of a source once, in an order that the seed decides; held-out ones are among them.
 
@@ -227,25 +266,20 @@ def documents(
         template: name of the study's template.
         seed: decides the order.
         counts: filled in while documents are read.
+        cleaned: artifact of the step that cleaned the source, to be read instead of it.
 
     Raises:
         DataError: a file or row is missing or broken (with file and line), or there is no file.
         MissingExtra: a hub source without the package ``datasets``.
     """
-    shape, counts = get_template(template), counts or Counts()
-    fields, most = spec_json.get("fields") or {}, spec_json.get("max_documents")
+    counts = counts or Counts()
+    if spec_json.get("micro") is not None and cleaned is None:
+        return micro_documents(name, spec_json, micro_json, template, seed, counts)
     seed = derive_seed(seed, "documents", name)
-    if spec_json.get("micro") is not None:
-        found = _micro_documents(spec_json["micro"], MicroSpec.model_validate(micro_json), seed, shape)
-        return _limited(found, most, counts)
-    if spec_json.get("hub") is not None:
-        window = seed if most is None else None
-        rows = (encodable(row.where, _row_document(row, fields, shape)) for row in hub_rows(spec_json["hub"], window))
-        found = _limited(rows, most, counts)
-        return found if most is None else iter(_shuffled(list(found), seed))
-    if not files:
-        raise DataError(f"source {name!r}: no file was found; check the paths under 'files'")
-    return iter(_shuffled(list(_limited(_file_documents(files, fields, shape), most, counts)), seed))
+    streams = spec_json.get("hub") is not None and spec_json.get("max_documents") is None and cleaned is None
+    found = row_documents(name, spec_json, files, template, counts, seed if streams else None, cleaned)
+    texts = (document.text for document in found)
+    return texts if streams else iter(_shuffled(list(texts), seed))
 
 
 HUB_SCAN = 50_000
@@ -260,10 +294,11 @@ def heldout_texts(
     template: str,
     share: float,
     n: int,
+    cleaned: str | Path | None = None,
 ) -> list[str]:
     """Up to ``n`` distinct held-out documents: those with the smallest hashes, whatever the seed and the mixture.
 
-    Of a hub source only the first ``HUB_SCAN`` documents are looked through.
+    Of a hub source that was not cleaned only the first ``HUB_SCAN`` documents are looked through.
 
     Raises:
         DataError: none is held out; the message says how many documents the source has.
@@ -272,7 +307,11 @@ def heldout_texts(
     total = 0
     if source_json.get("hub") is not None and source_json.get("max_documents") is None:
         source_json = {**source_json, "max_documents": HUB_SCAN}
-    for document in documents(name, source_json, micro_json, files, template, seed=0):
+    if source_json.get("micro") is not None and cleaned is None:
+        texts = micro_documents(name, source_json, micro_json, template, 0, Counts())
+    else:
+        texts = (one.text for one in row_documents(name, source_json, files, template, cleaned=cleaned))
+    for document in texts:
         total += 1
         if is_heldout(document, share):
             found[document] = _rank(document)

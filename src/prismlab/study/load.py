@@ -16,10 +16,10 @@ from prismlab.study.document import read_document
 from prismlab.study.explain import problem, problems_of, raise_first
 from prismlab.study.study import Study
 
-SOURCE_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
-"""Files that a source can be read from."""
-TASK_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+TASK_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 """Files that a task can be read from."""
+SOURCE_SUFFIXES = (*TASK_SUFFIXES, ".txt", ".txt.gz", ".txt.zst")
+"""Files that a source can be read from."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 
 
@@ -40,12 +40,18 @@ class LoadedStudy:
 
 
 def _matches(folder: Path, patterns: Sequence[str], suffixes: Sequence[str], where: str) -> list[Path]:
-    """Files that the patterns name: patterns in the given order, each one's files by name, none twice."""
+    """Files that the patterns name: patterns in the given order, each one's files by name, none twice.
+
+    Of a pattern that names folders alone, all files in and below them that can be read; others lie there, too.
+    """
     found: dict[Path, None] = {}
     for number, pattern in enumerate(patterns):
         full = str(folder / Path(pattern).expanduser())
         matches = sorted(glob.glob(full, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
         files = [Path(match).resolve() for match in matches if Path(match).is_file()]
+        if not files:
+            within = (file for match in matches for file in sorted(Path(match).rglob("*")))
+            files = [file.resolve() for file in within if file.is_file() and file.name.endswith(tuple(suffixes))]
         if not files:
             raise SpecError(f"{where}[{number}]: no file matches {pattern!r}; it was looked for from {folder}")
         for file in files:

@@ -6,10 +6,11 @@ it. This module imports no torch: ``prism check`` and ``prism plan`` answer at o
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
+from prismlab.data.recipe_list import RECIPES
 from prismlab.study.world import Spec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -93,23 +94,86 @@ class HubSource(Spec):
     """Split to stream."""
     config: str | None = None
     """Configuration (subset) name where the dataset has several."""
+    folder: str | None = None
+    """Folder of the dataset's repository, where its subsets are folders and no configurations."""
+
+
+Value = str | int | float | bool
+
+
+class FilterSpec(Spec):
+    """Conditions that a row fulfils to be kept; a document that does not is dropped and counted by its reason."""
+
+    where: dict[str, list[Value]] = {}
+    """Field to the values that it may have."""
+    at_least: dict[str, float] = {}
+    """Field to its smallest value, a number."""
+    min_chars: Count | None = None
+    """Fewest characters of a document."""
+    max_chars: Count | None = None
+    """Most characters of a document."""
 
 
 class SourceSpec(Spec):
-    """One source of documents. Give exactly one of ``micro``, ``files`` and ``hub``."""
+    """One source of documents. Give exactly one of ``micro``, ``files`` and ``hub``, or a ``recipe``, with which
+    ``files`` are a downloaded copy.
+    """
 
+    recipe: Name | None = None
+    """A source of the reference study, by the name that ``prism data sources`` lists: it knows the hub's dataset, the
+    domain, the fields and which rows are kept."""
     micro: MicroSource | None = None
     """A part of the micro world."""
     files: list[str] | None = None
-    """Paths or globs of jsonl, jsonl.gz, parquet, txt or txt.gz files, relative to the study file."""
+    """Paths, globs or folders of jsonl, parquet or txt files (jsonl and txt also as .gz or .zst), relative to the study
+    file; of a folder all such files in it and below, by name."""
     hub: HubSource | None = None
     """A dataset to stream from the hub."""
     domain: Domain | None = None
-    """Domain of every document, for example ``math``; required but for ``micro``, which knows its own."""
+    """Domain of every document, for example ``math``; required but for ``micro`` and ``recipe``, which know their
+    own."""
     fields: Fields | None = None
     """Field names of a row; default ``text``. A text file has none: blank lines part its documents."""
     max_documents: Count | None = None
     """Read at most this many documents."""
+    filters: FilterSpec | None = None
+    """Which rows are kept, after those of the recipe."""
+    dedup: Literal["none", "exact", "minhash"] = "none"
+    """``exact`` drops documents whose text was met before, ``minhash`` also those that are nearly one (most of their
+    5-word shingles shared); the first one stays."""
+    loss: Literal["all", "answer"] = "all"
+    """``answer`` takes the training loss on answers alone; needs ``question`` and ``answer``, or a recipe of pairs."""
+    max_bad: Fraction = 0.01
+    """Share of rows that may be set aside as broken while cleaning (ten always may) before the step is stopped."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_recipe(cls, data: Any) -> object:
+        """A recipe gives the hub's dataset and the domain, where the file does not."""
+        given = cast(dict[str, object], data) if isinstance(data, dict) else {}
+        if not isinstance(given.get("recipe"), str):
+            return cast(object, data)
+        if given["recipe"] not in RECIPES:
+            raise ValueError(f"recipe {given['recipe']!r} is not known; there are {', '.join(RECIPES)}")
+        recipe = RECIPES[str(given["recipe"])]
+        if given.get("fields") is not None:
+            raise ValueError("'fields' and 'recipe' exclude one another: the recipe knows its fields")
+        origin = {} if given.get("files") is not None or given.get("hub") is not None else {"hub": recipe.source()}
+        return {"domain": recipe.domain, **origin, **given}
+
+    @property
+    def cleaned(self) -> bool:
+        """Whether this source asks for a step of cleaning of its own."""
+        return self.recipe is not None or self.filters is not None or self.dedup != "none"
+
+    @model_validator(mode="after")
+    def _answers(self) -> SourceSpec:
+        pairs = self.recipe is not None and RECIPES[self.recipe].form == "pair"
+        if self.loss == "answer" and not pairs and (self.fields is None or self.fields.question is None):
+            raise ValueError("'loss: answer' needs 'question' and 'answer' in 'fields', or a recipe of pairs")
+        if self.filters is not None and self.micro is not None and (self.filters.where or self.filters.at_least):
+            raise ValueError("a 'micro' source has no rows: of 'filters' it takes 'min_chars' and 'max_chars' alone")
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceSpec:
@@ -151,7 +215,7 @@ class TaskSpec(Spec):
     micro: MicroTask | None = None
     """A task of the micro world."""
     files: list[str] | None = None
-    """Paths or globs of jsonl, jsonl.gz or parquet rows, relative to the study file."""
+    """Paths, globs or folders of jsonl (also as .gz or .zst) or parquet rows, relative to the study file."""
     hub: HubSource | None = None
     """A dataset to stream from the hub."""
     domain: Domain | None = None
