@@ -1,72 +1,141 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+import builtins
+import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prismlab.data.packing import EpochStream, pack
-from prismlab.errors import DataError
+from prismlab.data.packing import Layout, best_fit_rows, chunks, cut_at_row_ends, joined
+from prismlab.errors import MissingExtra
+
+LENGTHS = st.lists(st.integers(1, 70), max_size=60)
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=20), min_size=1, max_size=60),
-    st.integers(1, 16),
-    st.integers(1, 5),
-)
+def slow_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing as it is told in words: the reference."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    touched: list[int] = []
+    for clock, item in enumerate(sorted(range(len(lengths)), key=lambda at: (-lengths[at], at))):
+        fits = [row for row in range(len(rows)) if free[row] >= lengths[item]]
+        if fits:
+            row = min(fits, key=lambda at: (free[at], -touched[at]))
+        else:
+            row = len(rows)
+            rows.append([])
+            free.append(capacity)
+            touched.append(0)
+        rows[row].append(item)
+        free[row] -= lengths[item]
+        touched[row] = clock
+    return [sorted(row) for row in rows]
+
+
+def spelt(layout: Layout) -> list[list[tuple[int, int, int]]]:
+    """Rows as lists of (document, offset, length)."""
+    whole = list(zip(layout.document.tolist(), layout.offset.tolist(), layout.length.tolist(), strict=True))
+    return [whole[a:b] for a, b in zip(layout.starts[:-1].tolist(), layout.starts[1:].tolist(), strict=True)]
+
+
+@given(st.lists(st.integers(1, 40), max_size=80), st.integers(40, 64))
+@settings(max_examples=200, deadline=None)
+def test_best_fit_equals_the_slow_reference(lengths: list[int], capacity: int) -> None:
+    from prismlab.data.fit import best_fit
+
+    starts, items = best_fit(np.array(lengths, np.int64), capacity)
+    found = [items[a:b].tolist() for a, b in itertools.pairwise(starts)]
+    assert found == slow_best_fit(lengths, capacity)
+    assert all(sum(lengths[item] for item in row) <= capacity for row in found)
+
+
+def test_best_fit_at_the_size_of_a_window_equals_the_reference() -> None:
+    from prismlab.data.fit import best_fit
+
+    lengths = np.clip(np.random.default_rng(0).lognormal(5, 1.2, 3000).astype(np.int64), 1, 2048)
+    starts, items = best_fit(lengths, 2048)
+    found = [items[a:b].tolist() for a, b in itertools.pairwise(starts)]
+    assert found == slow_best_fit(lengths.tolist(), 2048)
+    assert lengths.sum() / ((len(starts) - 1) * 2048) > 0.99
+
+
+def test_lengths_out_of_range_are_refused() -> None:
+    from prismlab.data.fit import best_fit
+
+    for lengths in ([0, 3], [9]):
+        with pytest.raises(ValueError, match="each must be 1 to 8"):
+            best_fit(np.array(lengths), 8)
+
+
+@given(LENGTHS, st.integers(8, 32), st.integers(0, 7))
+@settings(max_examples=200, deadline=None)
+def test_rows_of_whole_documents_lose_and_double_nothing(lengths: list[int], seq_len: int, overlap: int) -> None:
+    layout = best_fit_rows(np.array(lengths, np.int64), seq_len, overlap)
+    assert (layout.fill() <= seq_len).all()
+    met: dict[tuple[int, int], int] = {}
+    for row in spelt(layout):
+        assert sum(length for _, _, length in row) <= seq_len
+        for document, offset, length in row:
+            for at in range(offset, offset + length):
+                met[document, at] = met.get((document, at), 0) + 1
+    assert set(met) == {(document, at) for document, length in enumerate(lengths) for at in range(length)}
+    chunk_count = [1 if n <= seq_len else -(-(n - overlap) // (seq_len - overlap)) for n in lengths]
+    assert sum(met.values()) == sum(lengths) + overlap * sum(count - 1 for count in chunk_count)
+    assert max(met.values(), default=1) <= (1 if overlap == 0 else 2 + overlap // (seq_len - overlap))
+
+
+def test_chunks_of_known_documents() -> None:
+    document, offset, length = chunks(np.array([10, 25, 26]), 10, 2)
+    assert document.tolist() == [0, 1, 1, 1, 2, 2, 2]
+    assert offset.tolist() == [0, 0, 8, 16, 0, 8, 16]
+    assert length.tolist() == [10, 10, 10, 9, 10, 10, 10]
+    assert chunks(np.array([20]), 10, 0)[2].tolist() == [10, 10]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=40), st.integers(1, 16))
 @settings(max_examples=150, deadline=None)
-def test_rows_are_the_concatenation(documents: list[list[int]], seq_len: int, block: int) -> None:
-    flat = np.concatenate([np.array(document, np.uint16) for document in documents])
+def test_concatenation_is_cut_at_row_ends(lengths: list[int], seq_len: int) -> None:
+    flat = [(document, at) for document, length in enumerate(lengths) for at in range(length)]
     rows = len(flat) // seq_len
-    arrays = (np.array(document, np.uint16) for document in documents)
-    blocks = list(pack(arrays, rows, seq_len, block))
-    assert all(part.shape[0] <= block and part.shape[1] == seq_len for part in blocks)
-    joined = np.concatenate([part.ravel() for part in blocks]) if blocks else np.zeros(0)
-    assert np.array_equal(joined, flat[: rows * seq_len])
+    keep = np.array(lengths, np.int64)
+    over = len(flat) - rows * seq_len
+    offset = np.zeros(len(lengths), np.int64)
+    # The rest behind the last row is cut off first, as a source does.
+    while over:
+        cut = min(over, int(keep[-1]))
+        keep[-1] -= cut
+        over -= cut
+        if not keep[-1]:
+            keep, offset = keep[:-1], offset[:-1]
+    layout = cut_at_row_ends(np.arange(len(keep)), offset, keep, seq_len)
+    found = [[(d, at) for d, o, n in row for at in range(o, o + n)] for row in spelt(layout)]
+    assert found == [flat[row * seq_len : (row + 1) * seq_len] for row in range(rows)]
+    assert layout.places(seq_len).tolist() == [
+        row * seq_len + sum(n for _, _, n in segments[:at])
+        for row, segments in enumerate(spelt(layout))
+        for at in range(len(segments))
+    ]
 
 
-def test_too_few_tokens_are_named() -> None:
-    with pytest.raises(DataError, match="end after 10 tokens, 12 are needed"):
-        list(pack((np.arange(5) for _ in range(2)), 3, 4))
+def test_rows_are_taken_and_joined() -> None:
+    layout = best_fit_rows(np.array([5, 4, 3, 3, 6], np.int64), 8)
+    rows = spelt(layout)
+    assert spelt(layout.take(np.array([2, 0]))) == [rows[2], rows[0]]
+    assert spelt(layout.take(np.zeros(0, np.int64))) == []
+    assert spelt(joined([layout.take(np.array([1])), layout.take(np.array([0, 2]))])) == [rows[1], rows[0], rows[2]]
 
 
-def stream(needed: int, max_epochs: float, keep: bool = True) -> EpochStream:
-    def read(epoch: int) -> Iterator[np.ndarray]:
-        return (np.full(3, 10 * epoch + at, np.uint16) for at in range(4))
+def test_without_numba_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
 
-    def order(epoch: int, n: int) -> list[int]:
-        return [(at + epoch) % n for at in range(n)]
+    def without(name: str, *rest: Any, **named: Any) -> Any:
+        if name == "prismlab.data.fit":
+            raise ImportError("No module named 'numba'")
+        return real(name, *rest, **named)
 
-    return EpochStream("web", read, order, needed, max_epochs, keep)
-
-
-def test_each_pass_has_every_document_in_its_own_order() -> None:
-    found = [int(tokens[0]) for tokens in islice(stream(36, 3), 12)]
-    assert found == [0, 1, 2, 3, 1, 2, 3, 0, 2, 3, 0, 1]
-    anew = [int(tokens[0]) for tokens in islice(stream(36, 3, keep=False), 12)]
-    assert anew == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
-
-
-def test_counts() -> None:
-    source = stream(20, 5)
-    rows = list(pack(source, 5, 4))
-    assert sum(map(len, rows)) == 5
-    assert (source.stats.documents, source.stats.epoch_tokens, source.stats.tokens_drawn) == (4, 12, 21)
-    part = stream(6, 5)
-    list(pack(part, 1, 5))
-    assert (part.stats.documents, part.stats.epoch_tokens, part.stats.tokens_drawn) == (2, None, 6)
-
-
-def test_too_many_passes_are_refused_as_soon_as_the_size_is_known() -> None:
-    source = stream(37, 3)
-    with pytest.raises(DataError, match=r"'web' has 12 tokens to train on, 37 are needed: 3.1 epochs"):
-        list(source)
-    assert source.stats.tokens_drawn == 12, "refused after one pass, not after three"
-
-
-def test_an_empty_source_is_refused() -> None:
-    with pytest.raises(DataError, match="'web' has no document to train on"):
-        list(EpochStream("web", lambda epoch: iter(()), lambda epoch, n: [], 5, 10))
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtra, match=r"'numba'.*prismlab\[kernels\]"):
+        best_fit_rows(np.array([3]), 8)

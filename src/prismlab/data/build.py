@@ -1,111 +1,259 @@
-"""Stage ``corpus``: tokenise sources, mix them by tokens and pack them into rows in training order."""
+"""Stage ``corpus``: tokenise sources, mix them by tokens and pack them into rows in training order.
+
+A build goes on where it was stopped: in its scratch folder each source has its spool and its tokens, in parts, and the
+corpus its shards, each whole or not there. What is done depends on the configuration alone, never on how often it was
+stopped or how many processes work.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prismlab.data.corpus import write_corpus
+from prismlab.data.cache import TokenCache
+from prismlab.data.encode import Encoders
+from prismlab.data.files import whole
 from prismlab.data.mixture import normalised, row_counts, schedule
-from prismlab.data.packing import EpochStream, Tokens, pack
-from prismlab.data.sources import Counts, documents, is_heldout
+from prismlab.data.origin import Origin
+from prismlab.data.shards import CONTINUES, Rows, finish, interleaved, shard_done, shard_rows, write_shard
+from prismlab.data.supply import BestFit, Concatenated, Supply, Usage
 from prismlab.errors import DataError
 from prismlab.micro.world import check_disjoint
 from prismlab.model.checkpoint import load_tokenizer
 from prismlab.model.tokens import Encoder, tokenizer_hash
-from prismlab.run.step import Artifact, Progress, Result
-from prismlab.seeds import derive_seed
+from prismlab.run.step import Artifact, Progress, Result, Silent
 from prismlab.study.world import MicroSpec
 
-FIRST_BATCH, LARGEST_BATCH = 32, 1024
-"""Documents tokenised at a time: few at first, so that a small corpus does not read a whole source."""
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    size, held = FIRST_BATCH, list[str]()
-    for text in texts:
-        held.append(text)
-        if len(held) == size:
-            yield held
-            held, size = [], min(2 * size, LARGEST_BATCH)
-    if held:
-        yield held
+PACKING: Mapping[str, Any] = {"method": "concat", "overlap": 0, "min_tokens": 0, "window": 100_000}
+"""JSON of the default ``PackingSpec``."""
 
 
 class _Source:
     """One source on its way into a corpus."""
 
-    def __init__(self, name: str, rows: int, config: Mapping[str, Any], encoder: Encoder) -> None:
-        self.name, self.rows, self.seq_len = name, rows, int(config["seq_len"])
-        self.spec: Mapping[str, Any] = config["sources"][name]
-        self.domain = self.spec.get("domain") or (self.spec.get("micro") or {}).get("domain")
-        self._config, self._encoder, self.counts = config, encoder, Counts()
-        self.heldout = 0
-        self.stream = EpochStream(
-            name,
-            self._pass,
-            self._order,
-            needed=rows * self.seq_len,
-            max_epochs=float(config["max_epochs"]),
-            # What streams from the hub may be larger than memory: it is read again rather than kept.
-            keep=self.spec.get("hub") is None,
+    def __init__(
+        self, name: str, share: float, config: Mapping[str, Any], folder: Path, encoders: Encoders, progress: Progress
+    ) -> None:
+        self.name, self.share, self.seq_len = name, share, int(config["seq_len"])
+        spec: Mapping[str, Any] = config["sources"][name]
+        self.domain = spec.get("domain") or (spec.get("micro") or {}).get("domain")
+        self.masked = spec.get("loss") == "answer"
+        self.packing = {**PACKING, **(config.get("packing") or {})}
+        self.expected = share * int(config["rows"])
+        self._max_epochs = float(config["max_epochs"])
+        self.origin = Origin(name, config, folder, progress)
+        self._folder, self._encoders, self._progress = folder, encoders, progress
+        self.cache: TokenCache
+        self.supply: Supply
+
+    def begin(self) -> None:
+        """Take up what an earlier build left."""
+        self.cache = TokenCache(
+            self._folder,
+            self._encoders,
+            self.origin.documents,
+            self.origin.counts,
+            self.packing["min_tokens"],
+            self._progress.advance,
+        )
+        kind = {"concat": Concatenated, "best_fit": BestFit}[self.packing["method"]]
+        self.supply = kind(
+            self.name,
+            self.cache,
+            self.origin.order,
+            seq_len=self.seq_len,
+            packing=self.packing,
+            expected=self.expected,
+            max_epochs=self._max_epochs,
         )
 
-    def _order(self, epoch: int, documents: int) -> list[int]:
-        seed = derive_seed(self._config["seed"], self.name, epoch)
-        return np.random.default_rng(seed).permutation(documents).tolist()
+    def rows(self, start: int, stop: int, pad: int) -> Rows:
+        """Rows ``start`` to ``stop`` (exclusive) of the source's own."""
+        layout, lengths = self.supply.layout(start, stop), (stop - start, self.seq_len)
+        tokens = np.full(lengths, pad, self._encoders.encoder.dtype)
+        places = layout.places(self.seq_len)
+        self.cache.gather(layout.document, layout.offset, layout.length, places, tokens)
+        starts = (places % self.seq_len).astype(np.uint32) | np.where(layout.offset > 0, CONTINUES, np.uint32(0))
+        fill, learned = layout.fill(), None
+        if self.masked:
+            prompts = np.clip(self.cache.prompts[layout.document] - layout.offset, 0, layout.length)
+            edges = np.zeros(tokens.size + 1, np.int32)
+            np.add.at(edges, places, 1)
+            np.add.at(edges, places + prompts, -1)
+            learned = (np.cumsum(edges[:-1]) == 0).reshape(lengths) & (np.arange(self.seq_len) < fill[:, None])
+        return Rows(tokens, fill, np.diff(layout.starts), starts, learned)
 
-    def _texts(self, epoch: int) -> Iterator[str]:
-        config = self._config
-        files = (config.get("files") or {}).get(self.name)
-        seed = derive_seed(config["seed"], self.name, epoch)
-        counts = self.counts if epoch == 0 else None
-        for text in documents(self.name, self.spec, config["micro"], files, config["template"], seed, counts):
-            if not is_heldout(text, float(config["heldout"])):
-                yield text
-            elif epoch == 0:
-                self.heldout += 1
-
-    def _pass(self, epoch: int) -> Iterator[Tokens]:
-        for batch in _batches(self._texts(epoch)):
-            yield from self._encoder.encode(batch)
-
-    def blocks(self, progress: Progress) -> Iterator[Tokens]:
-        """The source's rows, in blocks."""
-        for block in pack(self.stream, self.rows, self.seq_len):
-            yield block
-            progress.advance(len(block))
-
-    def summary(self, share: float, total: int) -> dict[str, Any]:
-        """What the manifest and the record say about the source; ``epochs`` is None before the first pass ends."""
-        stats, tokens = self.stream.stats, self.rows * self.seq_len
+    def summary(self, usage: Usage, rows: int, tokens: int) -> dict[str, Any]:
+        """What the manifest and the record say about the source."""
+        met = self.cache.met_until(max(usage.documents + usage.short_documents - 1, 0))
         return {
             "domain": self.domain,
-            "weight": share,
-            "rows": self.rows,
-            "tokens": tokens,
-            "share": self.rows / total,
-            "documents": stats.documents,
-            "epochs": None if stats.epoch_tokens is None else tokens / stats.epoch_tokens,
-            "heldout_documents": self.heldout,
-            "empty_documents": self.counts.empty,
-            "left_over_tokens": stats.tokens_drawn - tokens,
+            "weight": self.share,
+            "rows": rows,
+            "share": usage.tokens / tokens,
+            **asdict(usage),
+            **met,
         }
 
 
-def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
-    """Build a corpus of ``rows`` rows of ``seq_len`` tokens; see docs/architecture.md for config and outputs.
+def check_epochs(
+    shares: Mapping[str, float], sizes: Mapping[str, float], tokens: float, max_epochs: float, mixture: str
+) -> None:
+    """Refuse a budget before anything is read, where sizes of sources are known.
+
+    Args:
+        shares: of tokens, per source.
+        sizes: known tokens of sources.
+        tokens: of the whole corpus.
+        max_epochs: most passes over a source.
+        mixture: its name, for the message.
 
     Raises:
-        DataError: a source is broken, empty or would be repeated more often than ``max_epochs``.
-        CheckpointError: the tokenizer cannot be used.
+        DataError: a source would be repeated more often than ``max_epochs``.
     """
-    tokenizer = load_tokenizer(inputs["tokenizer"].model)
+    for name, share in shares.items():
+        if name in sizes and share * tokens > max_epochs * sizes[name]:
+            raise DataError(
+                f"source {name!r} has {sizes[name]:,.0f} tokens (mixtures.{mixture}.tokens_in_source), "
+                f"{share * tokens:,.0f} are needed: {share * tokens / sizes[name]:.3g} epochs, but 'max_epochs' is "
+                f"{max_epochs:g}; give it less weight or more text, or raise it"
+            )
+
+
+def _identity(config: Mapping[str, Any], tokenizer: str) -> str:
+    """Hash of what a build makes; files count by content where it is known, else by name and size."""
+    rest = {key: value for key, value in config.items() if key not in ("files", "scratch")}
+    files = {
+        name: [[Path(path).name, Path(path).stat().st_size if Path(path).is_file() else 0] for path in paths]
+        for name, paths in (config.get("files") or {}).items()
+    }
+    text = json.dumps({"config": rest, "files": files, "tokenizer": tokenizer}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _take_up(scratch: Path, identity: str) -> None:
+    """Make the scratch folder, or see that what lies in it belongs to this build."""
+    known = scratch / "build.json"
+    if known.is_file():
+        if json.loads(known.read_text(encoding="utf-8")) != {"build": identity}:
+            raise DataError(
+                f"{scratch}: the unfinished build of another configuration; delete the folder, or build elsewhere"
+            )
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    with whole(known) as draft:
+        draft.write_text(json.dumps({"build": identity}) + "\n", encoding="utf-8")
+
+
+def _shards(
+    folder: Path, chosen: NDArray[np.int32], sources: Sequence[_Source], pad: int, vocab: int, progress: Progress
+) -> None:
+    """Write the shards that are not there yet."""
+    folder.mkdir(exist_ok=True)
+    dtype = sources[0].cache.dtype
+    each, before = shard_rows(sources[0].seq_len, dtype), np.zeros(len(sources), np.int64)
+    masked = any(source.masked for source in sources)
+    for number, first in enumerate(range(0, len(chosen), each)):
+        part = chosen[first : first + each]
+        counts = row_counts(part, len(sources))
+        if not shard_done(folder, number):
+            rows = {
+                at: sources[at].rows(int(before[at]), int(before[at] + counts[at]), pad)
+                for at in np.flatnonzero(counts).tolist()
+            }
+            write_shard(folder, number, interleaved(part, rows, dtype, masked), vocab)
+        before += counts
+        progress.advance(len(part))
+
+
+def build_corpus(
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    out: Path,
+    *,
+    scratch: Path | None = None,
+    progress: Progress | None = None,
+    workers: int = 1,
+) -> Result:
+    """Build a corpus of ``rows`` rows of ``seq_len`` tokens in ``out``.
+
+    Args:
+        config: as of the stage ``corpus`` (docs/architecture.md), with ``files`` ({source: [paths]}) and, where sizes
+            of sources are known, ``tokens_in_source``.
+        tokenizer: of the 'tokenizers' library, with an end-of-sequence token.
+        out: an existing folder.
+        scratch: what is done is kept here, so that a stopped build goes on; the caller deletes it once ``out`` is
+            safe. By default ``out/scratch``, deleted at the end.
+        progress: told of tokens, then of rows.
+        workers: processes that tokenise; 1 is this one, with the tokenizer's own threads.
+
+    Raises:
+        DataError: a source is broken, empty or would be repeated more often than ``max_epochs``, or the scratch folder
+            belongs to another build.
+        CheckpointError: the tokenizer cannot be used.
+        MissingExtra: packing by best fit without numba.
+    """
+    progress, own = progress or Silent(), scratch is None
+    scratch = out / "scratch" if scratch is None else scratch
     encoder = Encoder(tokenizer)
     shares = normalised(config["weights"])
+    _check(config, shares)
+    identity = tokenizer_hash(tokenizer)
+    _take_up(scratch, _identity(config, identity))
+    rows, seq_len = int(config["rows"]), int(config["seq_len"])
+    pad = encoder.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    with Encoders(encoder, workers) as encoders:
+        sources = [
+            _Source(name, share, config, scratch / "sources" / name, encoders, progress)
+            for name, share in shares.items()
+        ]
+        for source in sources:
+            source.origin.prepare()
+        progress.start(rows * seq_len, "token")
+        for source in sources:
+            source.begin()
+            source.supply.ensure(source.expected)
+        sizes = [source.supply.size for source in sources] if sources[0].packing["method"] == "best_fit" else None
+        chosen = schedule(shares, rows, sizes)
+        counts = row_counts(chosen, len(sources)).tolist()
+        for source, count in zip(sources, counts, strict=True):
+            source.supply.ensure(count)
+        usage = [source.supply.usage(count) for source, count in zip(sources, counts, strict=True)]
+        progress.start(rows, "row")
+        _shards(scratch / "shards", chosen, sources, pad, encoder.vocab, progress)
+    tokens = sum(one.tokens for one in usage)
+    described = {
+        source.name: source.summary(used, count, tokens)
+        for source, used, count in zip(sources, usage, counts, strict=True)
+    }
+    finish(
+        scratch / "shards",
+        out,
+        row_source=chosen,
+        sources=[{"name": name, **summary} for name, summary in described.items()],
+        seq_len=seq_len,
+        vocab=encoder.vocab,
+        tokenizer_hash=identity,
+        more={"pad": pad, "packing": sources[0].packing},
+    )
+    if own:
+        shutil.rmtree(scratch)
+    for name, summary in described.items():
+        if summary["empty_documents"]:
+            progress.note(f"source {name!r}: {summary['empty_documents']} empty documents skipped")
+    padding = rows * seq_len - tokens
+    return Result(metrics={"tokens": tokens, "padding": padding, "sources": described}, tokens=rows * seq_len)
+
+
+def _check(config: Mapping[str, Any], shares: Mapping[str, float]) -> None:
     unknown = sorted(set(shares) - set(config["sources"]))
     if unknown:
         raise DataError(
@@ -115,30 +263,18 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
         (config["sources"][name].get("micro") or {}).get("domain") in ("math", "code", "science") for name in shares
     ):
         check_disjoint(MicroSpec.model_validate(config["micro"]))
-    rows, seq_len = int(config["rows"]), int(config["seq_len"])
-    chosen = schedule(shares, rows)
-    counts = row_counts(chosen, len(shares)).tolist()
-    sources = [_Source(name, count, config, encoder) for name, count in zip(shares, counts, strict=True)]
-    progress.start(rows, "row")
-    described: list[dict[str, Any]] = [{"name": source.name, "domain": source.domain} for source in sources]
+    tokens = int(config["rows"]) * int(config["seq_len"])
+    sizes = config.get("tokens_in_source") or {}
+    check_epochs(shares, sizes, tokens, float(config["max_epochs"]), str(config["mixture"]))
 
-    def blocks() -> Iterator[tuple[int, Iterator[Tokens]]]:
-        for at, source in enumerate(sources):
-            if source.rows:
-                yield at, source.blocks(progress)
-            described[at].update(source.summary(shares[source.name], rows))
 
-    write_corpus(
+def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
+    """The stage; see docs/architecture.md for config and outputs, and ``build_corpus``."""
+    scratch = config.get("scratch")
+    return build_corpus(
+        config,
+        load_tokenizer(inputs["tokenizer"].model),
         out,
-        row_source=chosen,
-        blocks=blocks(),
-        sources=described,
-        seq_len=seq_len,
-        vocab=encoder.vocab,
-        tokenizer_hash=tokenizer_hash(tokenizer),
+        scratch=None if scratch is None else Path(scratch),
+        progress=progress,
     )
-    for source in sources:
-        if source.counts.empty:
-            progress.note(f"source {source.name!r}: {source.counts.empty} empty documents skipped")
-    by_name = {entry["name"]: {key: value for key, value in entry.items() if key != "name"} for entry in described}
-    return Result(metrics={"tokens": rows * seq_len, "sources": by_name}, tokens=rows * seq_len)

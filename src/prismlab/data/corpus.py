@@ -1,31 +1,50 @@
 """A corpus on disk: rows of tokens in the order in which they are trained on.
 
-``tokens.bin``      tokens [n_rows, seq_len], uint16 or uint32, little endian, row after row
-``row_source.npy``  uint16 [n_rows], index into the manifest's ``sources``
-``manifest.json``   counts, sources with domain, weight, share and epochs, tokenizer hash, hash of the token stream
+``tokens-00000.bin``  tokens [rows, seq_len], uint16 or uint32, little endian; every shard but the last has as many rows
+``starts-00000.bin``  uint32: where in its row each document begins; the top bit marks one that began in an earlier row
+``mask-00000.bin``    bits [rows, ceil(seq_len / 8)]: whether a loss is taken on each token; only where it is not on all
+``row_source.npy``    uint16 [n_rows], index into the manifest's ``sources``
+``row_fill.npy``      uint32 [n_rows], tokens of the row; what is behind them is padding
+``row_starts.npy``    int64 [n_rows + 1], first of each row's entries in ``starts``, counted over all shards
+``manifest.json``     counts, sources with domain, weight, share and epochs, tokenizer hash, size and hash of every
+                      file, hash of the token stream
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prismlab.errors import DataError
+from prismlab.data.files import hash_file
+from prismlab.data.shards import CONTINUES, DTYPES, SCHEMA, token_dtype, write_corpus
+from prismlab.errors import DataError, shown
 
-SCHEMA = 1
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+__all__ = ["Corpus", "rank_rows", "token_dtype", "write_corpus"]
+MAPPED = 64
+"""Shard files mapped at a time."""
 
 
-def token_dtype(vocab: int) -> np.dtype[Any]:
-    """The narrowest type of the format that holds every token id below ``vocab``."""
-    return DTYPES["uint16" if vocab < 2**16 else "uint32"]
+def rank_rows(step: int, rows: int, rank: int, ranks: int) -> range:
+    """The rows of a corpus that one of ``ranks`` processes trains on in a step (from 0) of ``rows`` rows.
+
+    The ranks' rows in their order are the step's rows, the steps' rows in their order are the corpus.
+
+    Raises:
+        ValueError: ``rows`` is no multiple of ``ranks``.
+    """
+    if rows % ranks:
+        raise ValueError(f"{rows} rows a step cannot be split over {ranks} processes: choose a multiple")
+    share = rows // ranks
+    first = step * rows + rank * share
+    return range(first, first + share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +63,18 @@ class Corpus:
     """Domain of each source."""
     row_source: NDArray[np.uint16]
     """Source of each row [n_rows]."""
-    _tokens: NDArray[np.unsignedinteger[Any]]
+    row_fill: NDArray[np.uint32]
+    """Tokens of each row, padding apart [n_rows]."""
+    masked: bool
+    """Whether there is a place without a loss: a masked token, or padding."""
+    _row_starts: NDArray[np.int64]
+    _dtype: np.dtype[Any]
+    _shard_rows: int
+    _maps: OrderedDict[str, NDArray[Any]] = field(default_factory=OrderedDict[str, NDArray[Any]])
 
     @classmethod
     def open(cls, path: str | Path) -> Corpus:
-        """Open the corpus in a folder.
+        """Open the corpus in a folder. Sizes are checked at once, hashes by ``verify``.
 
         Raises:
             DataError: it is no corpus, its manifest is broken, or its files have other sizes than it states.
@@ -60,12 +86,18 @@ class Corpus:
             sources = [str(source["name"]) for source in manifest["sources"]]
             domains = [str(source["domain"]) for source in manifest["sources"]]
             vocab, tokenizer = int(manifest["vocab"]), str(manifest["tokenizer"])
-        except (KeyError, TypeError, ValueError) as error:
+            shard_rows, masked = int(manifest["shard_rows"]), bool(manifest["masked"] or manifest["padding"])
+            sizes = {str(name): int(known["bytes"]) for name, known in manifest["files"].items()}
+            _check_names(set(sizes), n_rows, shard_rows, bool(manifest["masked"]))
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
             raise DataError(f"{path / 'manifest.json'}: broken at {error}; build the corpus again") from error
-        file = path / "tokens.bin"
-        size, wanted = file.stat().st_size if file.is_file() else 0, n_rows * seq_len * dtype.itemsize
-        if size != wanted:
-            raise DataError(f"{file}: {size} bytes, its manifest states {wanted}; build the corpus again")
+        for name, wanted in sizes.items():
+            size = (path / name).stat().st_size if (path / name).is_file() else 0
+            if size != wanted:
+                raise DataError(f"{path / name}: {size} bytes, its manifest states {wanted}; build the corpus again")
+        row_source = _array(path, "row_source.npy", n_rows, np.uint16)
+        if n_rows and int(row_source.max()) >= len(sources):
+            raise DataError(f"{path / 'row_source.npy'}: does not fit the manifest's {len(sources)} sources")
         return cls(
             path=path,
             manifest=manifest,
@@ -75,13 +107,40 @@ class Corpus:
             tokenizer_hash=tokenizer,
             sources=sources,
             domains=domains,
-            row_source=_read_row_source(path, n_rows, len(sources)),
-            _tokens=np.memmap(file, dtype=dtype, mode="r", shape=(n_rows, seq_len)),
+            row_source=row_source,
+            row_fill=_array(path, "row_fill.npy", n_rows, np.uint32),
+            masked=masked,
+            _row_starts=_array(path, "row_starts.npy", n_rows + 1, np.int64),
+            _dtype=dtype,
+            _shard_rows=shard_rows,
         )
 
     def _check(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.n_rows:
             raise DataError(f"{self.path}: rows {start} to {stop} were asked for, the corpus has {self.n_rows}")
+
+    def _shard(self, kind: str, number: int) -> NDArray[Any]:
+        """A shard's file, mapped: ``tokens`` and ``mask`` as rows, ``starts`` flat."""
+        name = f"{kind}-{number:05d}.bin"
+        if name not in self._maps:
+            if len(self._maps) >= MAPPED:
+                self._maps.popitem(last=False)
+            dtype, width = {
+                "tokens": (self._dtype, self.seq_len),
+                "mask": (np.dtype(np.uint8), -(-self.seq_len // 8)),
+                "starts": (np.dtype("<u4"), 0),
+            }[kind]
+            mapped = np.memmap(self.path / name, dtype=dtype, mode="r")
+            self._maps[name] = mapped.reshape(-1, width) if width else mapped
+        self._maps.move_to_end(name)
+        return self._maps[name]
+
+    def _rows(self, kind: str, start: int, stop: int) -> NDArray[Any]:
+        each, found = self._shard_rows, list[NDArray[Any]]()
+        for number in range(start // each, -(-stop // each)):
+            low, high = max(start - number * each, 0), min(stop - number * each, each)
+            found.append(self._shard(kind, number)[low:high])
+        return np.concatenate(found)
 
     def tokens(self, start: int, stop: int) -> NDArray[np.int64]:
         """Rows ``start`` to ``stop`` (exclusive) in training order, int64 [stop - start, seq_len].
@@ -90,7 +149,42 @@ class Corpus:
             DataError: the corpus has no such rows.
         """
         self._check(start, stop)
-        return self._tokens[start:stop].astype(np.int64)
+        if start == stop:
+            return np.zeros((0, self.seq_len), np.int64)
+        return self._rows("tokens", start, stop).astype(np.int64)
+
+    def loss_mask(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Whether a loss is taken on each token of rows ``start`` to ``stop``, bool [stop - start, seq_len].
+
+        False on padding and, in sources with ``loss: answer``, on prompts.
+
+        Raises:
+            DataError: the corpus has no such rows.
+        """
+        self._check(start, stop)
+        if start < stop and self.manifest["masked"]:
+            return np.unpackbits(self._rows("mask", start, stop), axis=1, count=self.seq_len).astype(np.bool_)
+        return np.arange(self.seq_len) < self.row_fill[start:stop, None]
+
+    def _starts(self, row: int) -> NDArray[np.uint32]:
+        self._check(row, row + 1)
+        number = row // self._shard_rows
+        before = self._row_starts[number * self._shard_rows]
+        low, high = self._row_starts[row] - before, self._row_starts[row + 1] - before
+        return self._shard("starts", number)[low:high]
+
+    def boundaries(self, row: int) -> NDArray[np.int64]:
+        """Where in a row each of its documents begins, int64 [documents]; the first is 0. A document ends where the
+        next one begins, the last at ``row_fill[row]``.
+
+        Raises:
+            DataError: the corpus has no such row.
+        """
+        return (self._starts(row) & ~CONTINUES).astype(np.int64)
+
+    def continues(self, row: int) -> NDArray[np.bool_]:
+        """Whether each of a row's documents began in an earlier row, as ``boundaries``."""
+        return (self._starts(row) & CONTINUES).astype(np.bool_)
 
     def row_domain(self, row: int) -> str:
         """Domain of a row."""
@@ -106,8 +200,30 @@ class Corpus:
         return [self.domains[source] for source in self.row_source[start:stop].tolist()]
 
     def stream_hash(self) -> str:
-        """BLAKE2b (128 bits) of the tokens as they are on disk now; equals the manifest's unless they were changed."""
-        return _stream_hash(self._tokens)
+        """BLAKE2b (128 bits) of the tokens as they are on disk now, row after row, whatever the shards."""
+        digest = hashlib.blake2b(digest_size=16)
+        for number in range(-(-self.n_rows // self._shard_rows)):
+            digest.update(np.ascontiguousarray(self._shard("tokens", number)).data)
+        return digest.hexdigest()
+
+    def verify(self) -> None:
+        """Compare every file with the hash in the manifest.
+
+        Raises:
+            DataError: a file is not what was written; the message names the first.
+        """
+        for name, known in self.manifest["files"].items():
+            if hash_file(self.path / name) != known["blake2b"]:
+                raise DataError(f"{self.path / name}: not what was written (hash differs); build the corpus again")
+
+
+def _check_names(names: set[str], n_rows: int, shard_rows: int, masked: bool) -> None:
+    """Raise KeyError where files are listed that the format does not have, or others are not."""
+    kinds = ("tokens", "starts", "mask") if masked else ("tokens", "starts")
+    wanted = {f"{kind}-{number:05d}.bin" for number in range(-(-n_rows // shard_rows)) for kind in kinds}
+    wanted |= {"row_source.npy", "row_fill.npy", "row_starts.npy"}
+    if names != wanted:
+        raise KeyError(", ".join(shown(name, 40) for name in sorted(names ^ wanted)[:3]))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -116,94 +232,19 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: no manifest.json, so not a corpus") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); build the corpus again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise DataError(f"{file}: not a manifest of schema {SCHEMA}; build the corpus again")
     return manifest
 
 
-def _read_row_source(path: Path, n_rows: int, n_sources: int) -> NDArray[np.uint16]:
-    file = path / "row_source.npy"
+def _array(path: Path, name: str, length: int, dtype: Any) -> NDArray[Any]:
+    """One of the corpus's index arrays, mapped."""
     try:
-        row_source = np.load(file, allow_pickle=False)
+        values = np.load(path / name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); build the corpus again") from error
-    if row_source.shape != (n_rows,) or row_source.dtype != np.uint16 or (n_rows and row_source.max() >= n_sources):
-        raise DataError(
-            f"{file}: does not fit the manifest's {n_rows} rows of {n_sources} sources; build the corpus again"
-        )
-    return row_source
-
-
-def _stream_hash(tokens: NDArray[Any], block: int = 4096) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for start in range(0, len(tokens), block):
-        digest.update(np.ascontiguousarray(tokens[start : start + block]).data)
-    return digest.hexdigest()
-
-
-def write_corpus(
-    path: Path,
-    *,
-    row_source: NDArray[np.integer[Any]],
-    blocks: Iterable[tuple[int, Iterable[NDArray[Any]]]],
-    sources: Sequence[Mapping[str, Any]],
-    seq_len: int,
-    vocab: int,
-    tokenizer_hash: str,
-) -> dict[str, Any]:
-    """Write a corpus to ``path``.
-
-    Args:
-        path: an existing folder.
-        row_source: source of each row [n_rows].
-        blocks: per source its index and its rows in order, as blocks [k, seq_len].
-        sources: per source at least ``name`` and ``domain``; written after all blocks were taken, so that counts can be
-            filled in meanwhile.
-        seq_len: tokens a row.
-        vocab: number of token ids.
-        tokenizer_hash: of the tokenizer that made the tokens.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        DataError: a source gave more or fewer rows than the schedule has, or a token id is not below ``vocab``.
-    """
-    dtype, n_rows = token_dtype(vocab), len(row_source)
-    tokens: Any = np.memmap(path / "tokens.bin", dtype=dtype, mode="w+", shape=(n_rows, seq_len))
-    filled = 0
-    for source, rows in blocks:
-        filled += _fill(tokens, np.flatnonzero(row_source == source), rows, str(sources[source]["name"]), vocab)
-    if filled != n_rows:
-        raise DataError(f"{n_rows} rows are scheduled, {filled} were filled")
-    tokens.flush()
-    np.save(path / "row_source.npy", row_source.astype(np.uint16), allow_pickle=False)
-    manifest = {
-        "schema": SCHEMA,
-        "rows": n_rows,
-        "seq_len": seq_len,
-        "tokens": n_rows * seq_len,
-        "vocab": vocab,
-        "dtype": f"uint{dtype.itemsize * 8}",
-        "tokenizer": tokenizer_hash,
-        "stream": _stream_hash(tokens),
-        "sources": [dict(source) for source in sources],
-    }
-    (path / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    return manifest
-
-
-def _fill(tokens: Any, places: NDArray[Any], rows: Iterable[NDArray[Any]], name: str, vocab: int) -> int:
-    done = 0
-    for block in rows:
-        if block.size and int(block.max()) >= vocab:
-            raise DataError(f"source {name!r}: token id {int(block.max())}, the vocabulary has {vocab}")
-        if done + len(block) > len(places):
-            raise DataError(f"source {name!r}: more rows than the {len(places)} of its schedule")
-        tokens[places[done : done + len(block)]] = block
-        done += len(block)
-    if done != len(places):
-        raise DataError(f"source {name!r}: {done} rows, its schedule has {len(places)}")
-    return done
+        raise DataError(f"{path / name}: cannot be read ({error}); build the corpus again") from error
+    if values.shape != (length,) or values.dtype != dtype:
+        raise DataError(f"{path / name}: does not fit the manifest's rows; build the corpus again")
+    return values

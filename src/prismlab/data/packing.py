@@ -1,115 +1,123 @@
-"""Documents to rows: each one's tokens and an end-of-sequence token, one after another, cut into rows of one length.
+"""Documents to rows: which part of which document stands where. Only lengths are needed, no tokens are moved here.
 
-Nothing is padded, and nothing lost but the rest after a source's last row. A row may begin inside a document.
+``concat``    documents one after another, cut at row ends; nothing is padded, and a row may begin inside a document.
+``best_fit``  whole documents, as many as fit, by best-fit decreasing; the rest of a row is padded. Documents longer
+              than a row are cut into chunks that fill whole rows but the last, and overlap if asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prismlab.errors import DataError
+from prismlab.errors import MissingExtra
 
-Tokens = NDArray[np.unsignedinteger[Any]]
-
-
-@dataclass
-class SourceStats:
-    """How far a source was read."""
-
-    documents: int = 0
-    """Distinct documents met in training; all of the source's if ``epochs`` is 1 or more."""
-    tokens_drawn: int = 0
-    """Tokens drawn, those of repeated documents counted again, end-of-sequence tokens included."""
-    epoch_tokens: int | None = None
-    """Tokens of one pass; None if the source was not read to its end."""
+Ints = NDArray[np.int64]
 
 
-class EpochStream:
-    """The documents of one source, again and again, each pass in an order of its own.
+@dataclass(frozen=True)
+class Layout:
+    """Rows as segments: pieces of documents, in the order in which they stand in the row."""
 
-    Args:
-        name: of the source, for messages.
-        read: gives the tokens of the documents of pass 0, 1, ..., read as they are needed.
-        order: gives the permutation of ``n`` documents for pass 1, 2, ...: ``order(epoch, n)``.
-        needed: tokens that will be asked for, so that too many passes are refused after the first.
-        max_epochs: most passes.
-        keep: keep the first pass in memory and permute it for the later ones by ``order``; else ``read`` them anew.
-    """
+    starts: Ints
+    """First segment of each row, and the number of segments [rows + 1]."""
+    document: Ints
+    """Document of each segment [segments]."""
+    offset: Ints
+    """First token of each segment within its document [segments]."""
+    length: Ints
+    """Tokens of each segment, at least one [segments]."""
 
-    def __init__(
-        self,
-        name: str,
-        read: Callable[[int], Iterable[Tokens]],
-        order: Callable[[int, int], Sequence[int]],
-        needed: int,
-        max_epochs: float,
-        keep: bool = True,
-    ) -> None:
-        self.stats = SourceStats()
-        self._name, self._read, self._order = name, read, order
-        self._needed, self._max_epochs, self._keep = needed, max_epochs, keep
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.starts) - 1
 
-    def __iter__(self) -> Iterator[Tokens]:
-        kept: list[Tokens] = []
-        for tokens in self._read(0):
-            if self._keep:
-                kept.append(tokens)
-            self.stats.tokens_drawn += len(tokens)
-            self.stats.documents += 1
-            yield tokens
-        self.stats.epoch_tokens = self.stats.tokens_drawn
-        self._check()
-        for epoch in count(1):
-            again = (kept[at] for at in self._order(epoch, len(kept))) if self._keep else self._read(epoch)
-            for tokens in again:
-                self.stats.tokens_drawn += len(tokens)
-                yield tokens
+    def fill(self) -> Ints:
+        """Tokens of each row, padding apart [rows]."""
+        return np.diff(np.append(0, np.cumsum(self.length))[self.starts])
 
-    def _check(self) -> None:
-        size = self.stats.epoch_tokens
-        if not size:
-            raise DataError(f"source {self._name!r} has no document to train on")
-        epochs = self._needed / size
-        if epochs > self._max_epochs:
-            raise DataError(
-                f"source {self._name!r} has {size} tokens to train on, {self._needed} are needed: {epochs:.1f} epochs, "
-                f"but 'max_epochs' is {self._max_epochs:g}; give it less weight or more text, or raise it"
-            )
+    def places(self, seq_len: int) -> Ints:
+        """Where each segment begins in the rows laid end to end [segments]."""
+        ends = np.append(0, np.cumsum(self.length))
+        row = np.repeat(np.arange(self.rows), np.diff(self.starts))
+        return row * seq_len + ends[:-1] - ends[self.starts][row]
+
+    def take(self, rows: Ints) -> Layout:
+        """The layout of these rows, in the order given."""
+        counts = np.diff(self.starts)[rows]
+        starts = np.append(0, np.cumsum(counts))
+        chosen = np.repeat(self.starts[:-1][rows] - starts[:-1], counts) + np.arange(starts[-1])
+        return Layout(starts, self.document[chosen], self.offset[chosen], self.length[chosen])
 
 
-def pack(documents: Iterable[Tokens], rows: int, seq_len: int, block: int = 256) -> Iterator[Tokens]:
-    """Cut the concatenation of ``documents`` into exactly ``rows`` rows.
+def joined(layouts: list[Layout]) -> Layout:
+    """Rows of several layouts, one after another; there must be one at least."""
+    if len(layouts) == 1:
+        return layouts[0]
+    before = np.append(0, np.cumsum([layout.starts[-1] for layout in layouts]))
+    starts = [layout.starts[:-1] + at for layout, at in zip(layouts, before[:-1], strict=True)]
+    return Layout(
+        np.concatenate([*starts, before[-1:]]),
+        np.concatenate([layout.document for layout in layouts]),
+        np.concatenate([layout.offset for layout in layouts]),
+        np.concatenate([layout.length for layout in layouts]),
+    )
+
+
+def cut_at_row_ends(document: Ints, offset: Ints, length: Ints, seq_len: int) -> Layout:
+    """Segments laid end to end and cut at row ends.
 
     Args:
-        documents: tokens of each, end-of-sequence token included; enough of them.
-        rows: how many rows.
+        document: of each segment [n].
+        offset: first token of each within its document [n].
+        length: tokens of each [n]; their sum is a multiple of ``seq_len``.
         seq_len: tokens a row.
-        block: most rows given at a time.
+    """
+    ends = np.cumsum(length)
+    rows = int(ends[-1]) // seq_len if len(ends) else 0
+    row_starts = np.arange(rows, dtype=np.int64) * seq_len
+    begins = np.union1d(ends - length, row_starts)
+    segment = np.searchsorted(ends, begins, side="right")
+    return Layout(
+        np.append(np.searchsorted(begins, row_starts), len(begins)),
+        document[segment],
+        offset[segment] + begins - (ends - length)[segment],
+        np.diff(begins, append=rows * seq_len),
+    )
 
-    Returns:
-        Blocks [at most ``block``, seq_len], in order.
+
+def chunks(length: Ints, seq_len: int, overlap: int) -> tuple[Ints, Ints, Ints]:
+    """Documents as chunks of at most ``seq_len`` tokens: document, offset and length of each.
+
+    All chunks of a document but its last are full; each begins ``overlap`` tokens before its predecessor ends, and so
+    repeats that many.
+    """
+    step = seq_len - overlap
+    count = np.where(length > seq_len, -(-(length - overlap) // step), 1)
+    document = np.repeat(np.arange(len(length), dtype=np.int64), count)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(count) - count, count)
+    offset = number * step
+    return document, offset, np.minimum(length[document] - offset, seq_len)
+
+
+def best_fit_rows(length: Ints, seq_len: int, overlap: int = 0) -> Layout:
+    """Rows of whole documents by best-fit decreasing (``data.fit``), chunks of long ones among them.
+
+    Args:
+        length: tokens of each document [n].
+        seq_len: tokens a row.
+        overlap: tokens that chunks of one document share, below ``seq_len``.
 
     Raises:
-        DataError: the documents end before the rows are full.
+        MissingExtra: numba is not installed.
     """
-    held: list[Tokens] = []
-    size = done = 0
-    source = iter(documents)
-    while done < rows:
-        want = min(block, rows - done) * seq_len
-        while size < want:
-            tokens = next(source, None)
-            if tokens is None:
-                raise DataError(f"the documents end after {done * seq_len + size} tokens, {rows * seq_len} are needed")
-            held.append(tokens)
-            size += len(tokens)
-        joined = np.concatenate(held)
-        yield joined[:want].reshape(-1, seq_len)
-        done += want // seq_len
-        held, size = [joined[want:]], size - want
+    try:
+        from prismlab.data.fit import best_fit
+    except ImportError as error:
+        raise MissingExtra("numba", "kernels", "packing by best_fit") from error
+    document, offset, tokens = chunks(length, seq_len, overlap)
+    starts, items = best_fit(tokens, seq_len)
+    return Layout(starts, document[items], offset[items], tokens[items])

@@ -127,3 +127,19 @@ class Encoder:
         ids[:-1] = raw
         ids[-1] = self.eos
         return ids
+
+    def prompt_tokens(self, texts: Sequence[str], characters: Sequence[int]) -> list[int]:
+        """How many tokens of each text, encoded as ``encode`` does, lie wholly within its first characters.
+
+        Args:
+            texts: whole documents.
+            characters: per text, how many characters its prompt has.
+        """
+        if self._backend is None:
+            return [len(text[:most].encode("utf-8")) for text, most in zip(texts, characters, strict=True)]
+        # With offsets, in characters of the text as it was given: slower, so only asked for where a loss is masked.
+        encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            next((at for at, (_, end) in enumerate(one.offsets) if end > most), len(one.ids))
+            for one, most in zip(encoded, characters, strict=True)
+        ]

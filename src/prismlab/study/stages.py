@@ -8,7 +8,7 @@ from __future__ import annotations
 
 STAGES: dict[str, tuple[str, int]] = {
     "base": ("prismlab.model.base:run", 1),
-    "corpus": ("prismlab.data.build:run", 1),
+    "corpus": ("prismlab.data.build:run", 2),
     "train": ("prismlab.train.stage:run", 1),
     "merge": ("prismlab.merge.linear:run", 2),
     "scoring": ("prismlab.rl.prompts:run_scoring", 1),

@@ -1,0 +1,262 @@
+"""Writing a corpus: rows in training order, a shard at a time, each shard whole or not there.
+
+``rows-00000.npz``, written last, says that a shard is complete; it stays behind when the shards move to the corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prismlab.data.files import CHUNK, hash_array, hash_file, save_arrays, whole
+from prismlab.errors import DataError
+
+SCHEMA = 2
+DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+SHARD_BYTES = 64 * 2**20
+"""Bytes of tokens a shard, about."""
+CONTINUES = np.uint32(1 << 31)
+"""Set in a document's place in its row where the document began in an earlier row."""
+
+
+def token_dtype(vocab: int) -> np.dtype[Any]:
+    """The narrowest type of the format that holds every token id below ``vocab``."""
+    return DTYPES["uint16" if vocab < 2**16 else "uint32"]
+
+
+def shard_rows(seq_len: int, dtype: np.dtype[Any]) -> int:
+    """Rows a shard; all but the last have as many."""
+    return max(1, SHARD_BYTES // (seq_len * dtype.itemsize))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one source or of a whole shard."""
+
+    tokens: NDArray[Any]
+    """[rows, seq_len]; behind ``fill`` there is padding."""
+    fill: NDArray[np.integer[Any]]
+    """Tokens of each row [rows]."""
+    counts: NDArray[np.integer[Any]]
+    """Documents of each row [rows]."""
+    starts: NDArray[np.uint32]
+    """Where in its row each of them begins, row after row; ``CONTINUES`` marks what began in an earlier row."""
+    learned: NDArray[np.bool_] | None
+    """Whether a loss is taken on each token [rows, seq_len]; None where it is on all but padding."""
+
+
+def plain(tokens: NDArray[Any]) -> Rows:
+    """Full rows of which nothing else is known: each counts as one document."""
+    rows, seq_len = tokens.shape
+    return Rows(tokens, np.full(rows, seq_len), np.ones(rows, np.int64), np.zeros(rows, np.uint32), None)
+
+
+def interleaved(
+    chosen: NDArray[np.integer[Any]], parts: Mapping[int, Rows], dtype: np.dtype[Any], masked: bool = False
+) -> Rows:
+    """Rows of several sources in the order of ``chosen``, the source of each row [rows].
+
+    Args:
+        chosen: source of each row.
+        parts: per source its rows, as many as it is chosen.
+        dtype: of the tokens.
+        masked: say of each token whether it is learned, since a source of the corpus leaves some out.
+    """
+    seq_len = next(iter(parts.values())).tokens.shape[1]
+    tokens = np.empty((len(chosen), seq_len), dtype)
+    fill, counts = np.empty(len(chosen), np.int64), np.empty(len(chosen), np.int64)
+    learned = np.empty((len(chosen), seq_len), np.bool_) if masked else None
+    places = {source: np.flatnonzero(chosen == source) for source in parts}
+    for source, part in parts.items():
+        at = places[source]
+        tokens[at], fill[at], counts[at] = part.tokens, part.fill, part.counts
+        if learned is not None:
+            learned[at] = np.arange(seq_len) < part.fill[:, None] if part.learned is None else part.learned
+    ends = np.cumsum(counts)
+    starts = np.empty(int(ends[-1]), np.uint32)
+    for source, part in parts.items():
+        own = np.cumsum(part.counts)
+        shift = np.repeat((ends - counts)[places[source]] - (own - part.counts), part.counts)
+        starts[shift + np.arange(len(part.starts))] = part.starts
+    return Rows(tokens, fill, counts, starts, learned)
+
+
+def _paths(folder: Path, number: int, masked: bool) -> dict[str, Path]:
+    kinds = ("tokens", "starts", "mask") if masked else ("tokens", "starts")
+    return {kind: folder / f"{kind}-{number:05d}.bin" for kind in kinds}
+
+
+def write_shard(folder: Path, number: int, rows: Rows, vocab: int) -> None:
+    """Write one shard of a corpus.
+
+    Raises:
+        DataError: a token id is not below ``vocab``.
+    """
+    if rows.tokens.size and int(rows.tokens.max()) >= vocab:
+        raise DataError(f"token id {int(rows.tokens.max())}, the vocabulary has {vocab}")
+    data = {"tokens": rows.tokens.astype(token_dtype(vocab), copy=False), "starts": rows.starts.astype("<u4")}
+    if rows.learned is not None:
+        data["mask"] = np.packbits(rows.learned, axis=1)
+    for kind, path in _paths(folder, number, rows.learned is not None).items():
+        with whole(path) as draft:
+            data[kind].tofile(draft)
+    hashes = {f"hash_{kind}": hash_array(values) for kind, values in data.items()}
+    save_arrays(folder / f"rows-{number:05d}.npz", fill=rows.fill, counts=rows.counts, **hashes)
+
+
+def shard_done(folder: Path, number: int) -> bool:
+    """Whether an earlier build left this shard complete; one whose files have moved on already is not."""
+    try:
+        with np.load(folder / f"rows-{number:05d}.npz", allow_pickle=False) as index:
+            return all(path.is_file() for path in _paths(folder, number, "hash_mask" in index.files).values())
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def finish(
+    folder: Path,
+    out: Path,
+    *,
+    row_source: NDArray[np.integer[Any]],
+    sources: Sequence[Mapping[str, Any]],
+    seq_len: int,
+    vocab: int,
+    tokenizer_hash: str,
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Move complete shards to ``out`` and write what makes them a corpus, the manifest last.
+
+    Args:
+        folder: where the shards lie.
+        out: an existing folder.
+        row_source: source of each row.
+        sources: per source at least ``name`` and ``domain``.
+        seq_len: tokens a row.
+        vocab: number of token ids.
+        tokenizer_hash: of the tokenizer that made the tokens.
+        more: further keys of the manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: a shard is not what was written.
+    """
+    each, stream = shard_rows(seq_len, token_dtype(vocab)), hashlib.blake2b(digest_size=16)
+    fill, counts, files = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], dict[str, dict[str, Any]]()
+    masked = False
+    for number in range(-(-len(row_source) // each)):
+        with np.load(folder / f"rows-{number:05d}.npz", allow_pickle=False) as index:
+            fill.append(index["fill"])
+            counts.append(index["counts"])
+            hashes = {name.removeprefix("hash_"): str(index[name]) for name in index.files if name.startswith("hash_")}
+        masked |= "mask" in hashes
+        for kind, path in _paths(folder, number, "mask" in hashes).items():
+            _check_and_feed(path, hashes[kind], stream if kind == "tokens" else None)
+            files[path.name] = {"bytes": path.stat().st_size, "blake2b": hashes[kind]}
+            shutil.move(path, out / path.name)
+    arrays = {
+        "row_source.npy": row_source.astype("<u2"),
+        "row_fill.npy": np.concatenate(fill).astype("<u4"),
+        "row_starts.npy": np.append(0, np.cumsum(np.concatenate(counts))).astype("<i8"),
+    }
+    for name, values in arrays.items():
+        np.save(out / name, values, allow_pickle=False)
+        files[name] = {"bytes": (out / name).stat().st_size, "blake2b": hash_file(out / name)}
+    tokens = int(arrays["row_fill.npy"].sum(dtype=np.int64))
+    manifest = {
+        "schema": SCHEMA,
+        "rows": len(row_source),
+        "seq_len": seq_len,
+        "tokens": tokens,
+        "padding": len(row_source) * seq_len - tokens,
+        "vocab": vocab,
+        "dtype": token_dtype(vocab).name,
+        "tokenizer": tokenizer_hash,
+        "shard_rows": each,
+        "masked": masked,
+        "stream": stream.hexdigest(),
+        **more,
+        "sources": [dict(source) for source in sources],
+        "files": files,
+    }
+    with whole(out / "manifest.json") as draft:
+        draft.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _check_and_feed(path: Path, known: str, stream: Any) -> None:
+    """Compare a file with its hash, and feed it to the hash of the token stream on the way."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+            if stream is not None:
+                stream.update(piece)
+    if digest.hexdigest() != known:
+        raise DataError(f"{path}: not what was written (hash differs); delete its folder and build again")
+
+
+def write_corpus(
+    path: Path,
+    *,
+    row_source: NDArray[np.integer[Any]],
+    blocks: Iterable[tuple[int, Iterable[NDArray[Any]]]],
+    sources: Sequence[Mapping[str, Any]],
+    seq_len: int,
+    vocab: int,
+    tokenizer_hash: str,
+) -> dict[str, Any]:
+    """Write rows made elsewhere, held in memory, as a corpus.
+
+    Args:
+        path: an existing folder.
+        row_source: source of each row [n_rows].
+        blocks: per source its index and its rows in order, as blocks [k, seq_len].
+        sources: per source at least ``name`` and ``domain``.
+        seq_len: tokens a row.
+        vocab: number of token ids.
+        tokenizer_hash: of the tokenizer that made the tokens.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: a source gave more or fewer rows than the schedule has, or a token id is not below ``vocab``.
+    """
+    rows = {source: np.concatenate([np.zeros((0, seq_len), np.int64), *given]) for source, given in blocks}
+    for source, description in enumerate(sources):
+        wanted, got = int((row_source == source).sum()), len(rows.get(source, ()))
+        if wanted != got:
+            raise DataError(f"source {description['name']!r}: {got} rows, its schedule has {wanted}")
+    each, before = shard_rows(seq_len, token_dtype(vocab)), np.zeros(len(sources), np.int64)
+    for number, first in enumerate(range(0, len(row_source), each)):
+        chosen = row_source[first : first + each]
+        counts = np.bincount(chosen, minlength=len(sources))
+        parts = {
+            int(source): plain(rows[int(source)][before[source] : before[source] + counts[source]])
+            for source in np.flatnonzero(counts)
+        }
+        write_shard(path, number, interleaved(chosen, parts, np.dtype(np.int64)), vocab)
+        before += counts
+    manifest = finish(
+        path,
+        path,
+        row_source=row_source,
+        sources=sources,
+        seq_len=seq_len,
+        vocab=vocab,
+        tokenizer_hash=tokenizer_hash,
+        more={},
+    )
+    for marker in path.glob("rows-*.npz"):
+        marker.unlink()
+    return manifest
