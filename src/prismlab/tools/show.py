@@ -6,6 +6,7 @@ of theirs is written, rich only when a table is shown: a command that answers in
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -63,7 +64,7 @@ def digits(value: float | None, n: int = 3) -> str:
         return NONE
     if value == 0:
         return "0"
-    if 10**n <= abs(value) < 1e6:
+    if 10**n <= round(abs(value)) < 1e6:
         return f"{value:,.0f}"
     value = float(f"{value:.{n - 1}e}")  # 0.9996 is 1.00, not 1.000
     size = math.floor(math.log10(abs(value)))
@@ -167,6 +168,9 @@ def print_tables(tables: Sequence[Table], notes: Sequence[str] = (), stream: Tex
     from rich.text import Text
 
     place = stream or sys.stdout
+    if isinstance(place, io.TextIOWrapper):
+        # An arrow that the terminal's encoding lacks is no reason to stop; what it can show is left as it is.
+        place.reconfigure(errors="replace")
     console = _console(place)
     for table in _joined(tables, console.width):
         _print_table(console, place, table)
