@@ -195,30 +195,34 @@ def cka(
     sets = read_sets(inputs, field, n, settings.seed, FEWEST)
     with show.progress("cka") as progress:
         states, found = measure_all(folders, sets, settings, out, progress)
-        record, seconds = _compared(states, settings, progress)
+        compared, seconds = _compared(states, settings, progress)
     record = {
         "tool": "cka",
         "checkpoints": [
-            {"name": name, "folder": str(folders[name]), "measured_before": name in found, **_facts(states[name])}
-            for name in folders
+            {"name": name, "folder": str(folder), "measured_before": name in found, **_facts(states[name])}
+            for name, folder in folders.items()
         ],
         "inputs": [_input(one, n) for one in sets],
-        "settings": asdict(settings),
+        "settings": {**asdict(settings), "n": n},
         "seconds_analysis": seconds,
-        **record,
+        **compared,
     }
+    _show(record, bool(inputs), out, as_json)
+    return record
+
+
+def _show(record: Mapping[str, Any], given: bool, out: Path | None, as_json: bool) -> None:
     show.emit(
         "cka",
         record,
         [_table(record)],
-        title="Representations: " + ", ".join(folders),
-        notes=_notes(record, bool(inputs)),
+        title="Representations: " + ", ".join(record["names"]),
+        notes=_notes(record, given),
         figures=lambda: _drawings(record),
         parquet=lambda: _parquet(record),
         out=out,
         as_json=as_json,
     )
-    return record
 
 
 def _compared(states: Mapping[str, States], settings: Settings, progress: Progress) -> tuple[dict[str, Any], float]:
