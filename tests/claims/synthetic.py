@@ -101,7 +101,9 @@ def score(value: float) -> dict[str, Any]:
 def divergence(l2: float, share: float, shares: Mapping[float, float] | None = None) -> dict[str, Any]:
     """A DIV whose share at every threshold is ``share``, but where ``shares`` says otherwise."""
     changed = {str(t): (shares or {}).get(t, share) for t in THRESHOLDS}
-    return {"l2": l2, "elements": 1000, "changed": changed, "equal": 1 - share, "zeros_old": 0}
+    ulp = {"0": 1 - share, "1": share / 2, "2": share / 4, "3-4": 0.0, ">4": share / 4}
+    counts = {"elements": 1000, "zeros_old": 0, "zeros_changed": 0}
+    return {"l2": l2, **counts, "changed": changed, "equal": 1 - share, "ulp": ulp, "sign_flips": share / 10}
 
 
 @dataclass

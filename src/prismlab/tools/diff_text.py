@@ -151,7 +151,8 @@ def _zeros_note(div: Div) -> str | None:
         return None
     if not woken:
         return f"Old zeros: {count(zeros)}, all of them zero still."
-    return f"Old zeros: {count(zeros)}; {count(woken)} of them not zero now, which counts as changed at every threshold."
+    said = f"Old zeros: {count(zeros)}; {count(woken)} of them not zero now"
+    return f"{said}, which counts as changed at every threshold."
 
 
 def skipped_notes(skipped: Sequence[Mapping[str, str]]) -> list[str]:
