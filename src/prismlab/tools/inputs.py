@@ -87,7 +87,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """Short names of files, all different."""
     names: list[str] = []
     for path in paths:
-        stem = re.sub(r"[^\w.-]+", "_", re.sub(r"\.(txt|jsonl|parquet)(\.gz|\.zst)?$", "", path.name.lower()))[:40] or "set"
+        bare = re.sub(r"\.(txt|jsonl|parquet)(\.gz|\.zst)?$", "", path.name.lower())
+        stem = re.sub(r"[^\w.-]+", "_", bare)[:40] or "set"
         name, number = stem, 2
         while name in names:
             name, number = f"{stem}-{number}", number + 1
