@@ -40,7 +40,14 @@ class _Source:
     """One source on its way into a corpus."""
 
     def __init__(
-        self, name: str, share: float, config: Mapping[str, Any], folder: Path, encoders: Encoders, progress: Progress
+        self,
+        name: str,
+        share: float,
+        config: Mapping[str, Any],
+        folder: Path,
+        encoders: Encoders,
+        progress: Progress,
+        cleaned: Path | None,
     ) -> None:
         self.name, self.share, self.seq_len = name, share, int(config["seq_len"])
         spec: Mapping[str, Any] = config["sources"][name]
@@ -49,7 +56,7 @@ class _Source:
         self.packing = {**PACKING, **(config.get("packing") or {})}
         self.expected = share * int(config["rows"])
         self._max_epochs = float(config["max_epochs"])
-        self.origin = Origin(name, config, folder, progress)
+        self.origin = Origin(name, config, folder, progress, cleaned)
         self._folder, self._encoders, self._progress = folder, encoders, progress
         self.cache: TokenCache
         self.supply: Supply
@@ -182,6 +189,7 @@ def build_corpus(
     scratch: Path | None = None,
     progress: Progress | None = None,
     workers: int = 1,
+    cleaned: Mapping[str, Path] | None = None,
 ) -> Result:
     """Build a corpus of ``rows`` rows of ``seq_len`` tokens in ``out``.
 
@@ -194,6 +202,7 @@ def build_corpus(
             safe. By default ``out/scratch``, deleted at the end.
         progress: told of tokens, then of rows.
         workers: processes that tokenise; 1 is this one, with the tokenizer's own threads.
+        cleaned: per source that was cleaned, the folder with its documents, read instead of the source.
 
     Raises:
         DataError: a source is broken, empty or would be repeated more often than ``max_epochs``, or the scratch folder
@@ -201,7 +210,7 @@ def build_corpus(
         CheckpointError: the tokenizer cannot be used.
         MissingExtra: packing by best fit without numba.
     """
-    progress, own = progress or Silent(), scratch is None
+    progress, cleaned, own = progress or Silent(), cleaned or {}, scratch is None
     scratch = out / "scratch" if scratch is None else scratch
     encoder = Encoder(tokenizer)
     shares = normalised(config["weights"])
@@ -212,7 +221,7 @@ def build_corpus(
     pad = encoder.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     with Encoders(encoder, workers) as encoders:
         sources = [
-            _Source(name, share, config, scratch / "sources" / name, encoders, progress)
+            _Source(name, share, config, scratch / "sources" / name, encoders, progress, cleaned.get(name))
             for name, share in shares.items()
         ]
         for source in sources:
@@ -271,10 +280,12 @@ def _check(config: Mapping[str, Any], shares: Mapping[str, float]) -> None:
 def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """The stage; see docs/architecture.md for config and outputs, and ``build_corpus``."""
     scratch = config.get("scratch")
+    cleaned = {name: artifact.path for name, artifact in inputs.items() if name != "tokenizer"}
     return build_corpus(
         config,
         load_tokenizer(inputs["tokenizer"].model),
         out,
         scratch=None if scratch is None else Path(scratch),
         progress=progress,
+        cleaned=cleaned,
     )

@@ -10,9 +10,8 @@ import numpy as np
 
 from prismlab.data.document import Document
 from prismlab.data.packing import Ints
-from prismlab.data.sources import Counts, documents, is_heldout, row_documents
+from prismlab.data.sources import Counts, is_heldout, micro_documents, row_documents
 from prismlab.data.spool import Spool
-from prismlab.errors import DataError
 from prismlab.run.step import Progress
 from prismlab.seeds import derive_seed
 
@@ -28,17 +27,17 @@ class Origin:
         config: of the corpus.
         folder: for the spool.
         progress: told of documents written to the spool.
+        cleaned: artifact of the step that cleaned the source, read instead of it.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, name: str, config: Mapping[str, Any], folder: Path, progress: Progress, cleaned: Path | None = None
+    ) -> None:
         self.name, self._config, self._folder, self._progress = name, config, folder, progress
+        self._cleaned = cleaned
         self._spec: Mapping[str, Any] = config["sources"][name]
         self._met, self._heldout = Counts(), 0
         self._spool: Spool | None = None
-        if self._spec.get("loss") == "answer" and self._spec.get("micro") is not None:
-            raise DataError(
-                f"source {name!r}: 'loss: answer' is for files and hub data sets with questions and answers"
-            )
 
     def order(self, what: str, number: int, n: int) -> Ints:
         """A permutation of ``n`` things that depends on the corpus's seed, the source's name and what it is for."""
@@ -47,13 +46,18 @@ class Origin:
 
     def prepare(self) -> None:
         """Write the spool, where there is to be one and it is not there yet."""
-        if self._spool is None and self._spec.get("micro") is None and not self._streams:
+        if self._spool is None and not self._generated and not self._streams:
             self._progress.start(None, "document")
             self._spool = Spool(self._folder, self._kept, self._counts, self._progress.advance)
 
     @property
+    def _generated(self) -> bool:
+        return self._spec.get("micro") is not None and self._cleaned is None
+
+    @property
     def _streams(self) -> bool:
-        return self._spec.get("hub") is not None and self._spec.get("max_documents") is None
+        hub = self._spec.get("hub") is not None and self._cleaned is None
+        return hub and self._spec.get("max_documents") is None
 
     def documents(self) -> Iterator[Document]:
         """The documents, from the first."""
@@ -80,10 +84,9 @@ class Origin:
 
     def _read(self) -> Iterable[Document]:
         config, seed = self._config, derive_seed(self._config["seed"], self.name, 0)
+        if self._generated:
+            texts = micro_documents(self.name, self._spec, config["micro"], config["template"], seed, self._met)
+            return map(Document, texts)
         files = (config.get("files") or {}).get(self.name)
-        if self._spec.get("micro") is None:
-            return row_documents(
-                self.name, self._spec, files, config["template"], self._met, seed if self._streams else None
-            )
-        texts = documents(self.name, self._spec, config["micro"], None, config["template"], seed, self._met)
-        return (Document(text) for text in texts)
+        shuffle = seed if self._streams else None
+        return row_documents(self.name, self._spec, files, config["template"], self._met, shuffle, self._cleaned)
