@@ -69,6 +69,6 @@ def test_the_page_draws_every_figure_without_network_or_console(tmp_path: Path) 
     assert asked == set()
     assert "<title>synthetic · prism</title>" in dom
     figures = len(re.findall(r'data-figure="', dom))
-    assert figures == 15
+    assert figures == 16
     assert len(re.findall(r'data-drawn="yes"', dom)) == figures
     assert dom.count('class="main-svg"') >= figures
