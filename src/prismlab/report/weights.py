@@ -144,7 +144,7 @@ def _threshold_panel(records: Records, pairs: Sequence[Pair]) -> Panel:
 
 
 STEPS_READING = (
-    "distance between old and new weight in numbers that the saved format can represent. In bf16 one step is 0.39 to "
+    "Distance between old and new weight in numbers that the saved format can represent. In bf16 one step is 0.39 to "
     "0.78% of a number, so at a threshold of 1% (diamonds) one step always counts as unchanged and two steps may: what "
     "moved by less than half a step was rounded away when the checkpoint was saved, and shows as equal."
 )
