@@ -144,8 +144,8 @@ def test_every_figure_is_valid_plotly_and_has_its_place(parsed: Parsed) -> None:
     places = [d["data-figure"] for d in parsed.of("div") if "data-figure" in d]
     assert sorted(drawn) == sorted(places)
     assert set(drawn) == {
-        "scores", "mixtures", "training", "divergence", "steps", "layers", "thresholds", "direction", "cka", "cka-pairs",
-        "rl", "trajectory", "trajectory-difference", "landscape", "behaviour", "time",
+        "scores", "mixtures", "training", "divergence", "steps", "layers", "thresholds", "direction", "cka",
+        "cka-pairs", "rl", "trajectory", "trajectory-difference", "landscape", "behaviour", "time",
     }  # fmt: skip
     for figure in drawn.values():
         go.Figure(figure)
