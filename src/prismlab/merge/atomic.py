@@ -1,4 +1,9 @@
-"""A folder that is there whole or not at all: built beside its place under a hidden name, then renamed."""
+"""A folder that is there whole or not at all: built beside its place under a hidden name, then renamed.
+
+Nothing is forced to the disk: a killed process loses nothing by that; a machine that loses power within the next half
+minute may lose the files' content. Forcing 1.2 GB took 0.3 s where the whole merge took 1.4 s, a merge can be done
+again, and the artifact store of a run forces its files to the disk itself.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from prismlab.merge.shards import Shard, Slot
 from prismlab.model.tensors import ITEM_BYTES, STORED, TensorView
 from prismlab.run.step import Progress
 
-PIECE = 1 << 20
+PIECE = 1 << 19
 """Elements merged at a time by a thread, of two checkpoints; of more as many fewer."""
 
 
