@@ -117,7 +117,7 @@ def _warnings(loaded: LoadedStudy) -> Iterator[str]:
         if task.verifier == "tests":
             yield f"tasks.{name}: 'verifier: tests' runs programs, which this version cannot; sampling it will stop"
     yield from leaks(study, loaded.files)
-    used = {name for mixture in study.mixtures.values() for name in mixture.weights}
+    used = {name for mixture in study.mixtures.values() for name in mixture.names}
     used |= {name for evaluation in study.evaluations.values() for name in evaluation.text}
     used |= set(study.analyses.cka.sources if study.analyses.cka else [])
     for name in study.sources:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prismlab.errors import SpecError
+from prismlab.study.check import cross_problems
 from prismlab.study.cost import passes
 from prismlab.study.load import load_study
 
@@ -26,5 +26,5 @@ def test_a_source_that_would_repeat_too_often_is_refused_before_any_work() -> No
     study = load_study(STUDY).study
     tight = study.mixtures["mc"].model_copy(update={"max_epochs": 1.0})
     study = study.model_copy(update={"mixtures": {**study.mixtures, "mc": tight}})
-    with pytest.raises(SpecError, match=r"checkpoints.mid-mc: source 'mot-math' would be repeated 1.75 times"):
-        passes(study)
+    found = cross_problems(study)
+    assert any(line.startswith("checkpoints.mid-mc: source 'mot-math' would be repeated 1.75 times") for line in found)

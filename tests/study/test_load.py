@@ -92,7 +92,7 @@ CASES = [
     ("heldout", float("nan"), ": heldout: nan is out of range", None),
     ("tokenizer", "tine", ": tokenizer: no base 'tine'; allowed: tiny", "tiny"),
     ("mixtures/mc/weights/mathh", 1, ": mixtures.mc.weights: no source 'mathh'; allowed: web, math", "math"),
-    ("mixtures/mc/weights", {}, ": mixtures.mc.weights: 0 entries; allowed: at least 1 entries", None),
+    ("mixtures/mc/weights", {}, ": mixtures.mc: name at least one source, in 'weights' or in 'by_size'", None),
     (
         "checkpoints/merged/weights",
         {"base": 0.5, "mid-mcs": 0.4},

@@ -115,7 +115,19 @@ def test_configs_have_the_keys_of_the_contract(tmp_path: Path) -> None:
     keys = {step.kind: set(step.config) - {"seed", "content", "machine_text"} for step in planned(tmp_path).steps}
     assert keys == {
         "base": {"spec"},
-        "corpus": {"mixture", "weights", "max_epochs", "sources", "micro", "rows", "seq_len", "heldout", "template"},
+        "corpus": {
+            "mixture",
+            "weights",
+            "max_epochs",
+            "tokens_in_source",
+            "packing",
+            "sources",
+            "micro",
+            "rows",
+            "seq_len",
+            "heldout",
+            "template",
+        },
         "train": {"stage", "spec"},
         "merge": {"spec"},
         "scoring": {"spec", "tasks", "micro", "template"},

@@ -22,7 +22,7 @@ def _letters(domains: set[str]) -> str:
 
 def mixture_letters(study: Study, mixture: str) -> str:
     """Task domains of a mixture's sources, for example ``MC``; empty if it has none."""
-    return _letters({study.sources[name].domain_name for name in study.mixtures[mixture].weights})
+    return _letters({study.sources[name].domain_name for name in study.mixtures[mixture].names})
 
 
 def prompt_letters(study: Study, prompts: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prismlab.study.checkpoints import CheckpointSpec, MergeSpec, RLSpec, TrainSpec
 from prismlab.study.explain import problem
-from prismlab.study.spec import PromptSpec, SourceSpec, TaskSpec
+from prismlab.study.spec import MixtureSpec, PromptSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
 
 _ARM = re.compile(r"(base|mid\[(?=[MCS])M?C?S?\])(>(rl|finetune)\[(?=[MCS])M?C?S?\])*$")
@@ -46,6 +46,7 @@ def _checkpoints(study: Study) -> Iterator[str]:
         yield from _refer(f"{here}.from", [spec.start], known, "base or checkpoint")
         if isinstance(spec, TrainSpec):
             yield from _refer(f"{here}.mixture", [spec.mixture], study.mixtures, "mixture")
+            yield from _epochs(here, spec, study)
         else:
             yield from _refer(f"{here}.prompts", [spec.prompts], study.prompts, "prompt set")
 
@@ -118,15 +119,42 @@ def _analyses(study: Study) -> Iterator[str]:
         )
 
 
+def _epochs(here: str, spec: TrainSpec, study: Study) -> Iterator[str]:
+    """Sources of stated size that a training would repeat too often: nothing need be read to know it."""
+    mixture = study.mixtures.get(spec.mixture)
+    if mixture is None or any(_mixture("", spec.mixture, mixture, study)):
+        return
+    shares = study.shares(spec.mixture)
+    for source, size in (mixture.tokens_in_source or {}).items():
+        epochs = spec.tokens * shares.get(source, 0.0) / size
+        if epochs > mixture.max_epochs:
+            yield (
+                f"{here}: source {source!r} would be repeated {epochs:.3g} times; mixtures.{spec.mixture}.max_epochs "
+                f"allows {mixture.max_epochs:g}: lower its weight or the steps, or raise it"
+            )
+
+
+def _mixture(here: str, name: str, mixture: MixtureSpec, study: Study) -> Iterator[str]:
+    wrong = [
+        *_refer(f"{here}.weights", mixture.weights, study.sources, "source"),
+        *_refer(f"{here}.by_size", mixture.by_size, study.sources, "source"),
+        *_refer(f"{here}.tokens_in_source", mixture.tokens_in_source or {}, study.sources, "source"),
+    ]
+    if not wrong:
+        try:
+            study.shares(name)
+        except ValueError as error:
+            wrong.append(f"{here}: {error}")
+    yield from wrong
+
+
 def _rest(study: Study) -> Iterator[str]:
     if len(set(study.seeds)) < len(study.seeds):
         yield problem("seeds", f"{study.seeds} has a seed twice", "each seed once")
     if study.tokenizer is not None:
         yield from _refer("tokenizer", [study.tokenizer], study.bases, "base")
     for name, mixture in study.mixtures.items():
-        yield from _refer(f"mixtures.{name}.weights", mixture.weights, study.sources, "source")
-        sizes = mixture.tokens_in_source or {}
-        yield from _refer(f"mixtures.{name}.tokens_in_source", sizes, study.sources, "source")
+        yield from _mixture(f"mixtures.{name}", name, mixture, study)
     if study.claims.evaluation is not None:
         yield from _refer("claims.evaluation", [study.claims.evaluation], study.evaluations, "evaluation")
     for arm, name in study.claims.arms.items():
@@ -200,7 +228,7 @@ def leaks(study: Study, files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     """
     asked = dict.fromkeys(name for spec in study.evaluations.values() for name in spec.tasks)
     scored = dict.fromkeys(name for spec in study.scorings.values() for name in spec.tasks)
-    mixed = dict.fromkeys(name for mixture in study.mixtures.values() for name in mixture.weights)
+    mixed = dict.fromkeys(name for mixture in study.mixtures.values() for name in mixture.names)
     trained = {f"tasks.{name}": (study.tasks[name], "scored for RL prompts") for name in scored}
     trained |= {f"sources.{name}": (study.sources[name], "trained on") for name in mixed}
     for name in asked:

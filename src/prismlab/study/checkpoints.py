@@ -50,6 +50,37 @@ class RLOptimizerSpec(OptimizerSpec):
     """Decoupled weight decay; never on norms, biases and Mamba's A, D, dt."""
 
 
+class PackingSpec(Spec):
+    """How documents are laid out in rows."""
+
+    method: Literal["concat", "best_fit"] = "concat"
+    """``concat``: one after another, cut at row ends. ``best_fit``: whole documents and padding, as little as may be;
+    a document longer than a row is cut into chunks, all full but its last. Needs numba."""
+    overlap: Annotated[int, Field(ge=0, le=LARGEST)] = 0
+    """Tokens that chunks of one document share, with ``best_fit``; at most half a row."""
+    min_tokens: Annotated[int, Field(ge=0, le=LARGEST)] = 0
+    """Pass over documents of fewer tokens (counted in the record), for a long-context phase."""
+    window: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Documents that ``best_fit`` looks at together; more fill rows better and need more memory."""
+
+    @model_validator(mode="after")
+    def _overlap_needs_chunks(self) -> PackingSpec:
+        if self.overlap and self.method != "best_fit":
+            raise ValueError("'overlap' is for 'method: best_fit', which cuts documents into chunks")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What tells corpora apart that differ in packing alone; empty for the default."""
+        default = PackingSpec()
+        changed = [
+            f"{name}{getattr(self, name)}"
+            for name in ("overlap", "min_tokens", "window")
+            if getattr(self, name) != getattr(default, name)
+        ]
+        return "-".join([self.method, *changed]) if changed or self.method != default.method else ""
+
+
 class TrainSpec(Spec):
     """Next-token training on a mixture; ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` name one loop."""
 
@@ -65,6 +96,8 @@ class TrainSpec(Spec):
     """Rows (sequences) a step, over all devices."""
     seq_len: Annotated[int, Field(ge=8, le=LARGEST)] = 8192
     """Tokens a row."""
+    packing: PackingSpec = PackingSpec()
+    """How documents are laid out in rows."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """AdamW and its schedule."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -93,6 +126,10 @@ class TrainSpec(Spec):
             raise ValueError("'nproc' above 1 needs 'launch: torchrun'")
         if self.rows % self.nproc:
             raise ValueError(f"{self.rows} 'rows' cannot be split over {self.nproc} processes: choose a multiple")
+        if self.packing.overlap > self.seq_len // 2:
+            raise ValueError(f"'packing.overlap' of {self.packing.overlap} tokens is more than half of 'seq_len'")
+        if self.packing.method == "concat" and self.packing.window != PackingSpec().window:
+            raise ValueError("'packing.window' is for 'method: best_fit'; concatenation has none")
         return self
 
     @property

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from prismlab.errors import SpecError
 from prismlab.study.checkpoints import TrainSpec
 from prismlab.study.load import LoadedStudy
 from prismlab.study.steps import Step
@@ -162,24 +161,15 @@ class Passes:
 
 
 def passes(study: Study) -> list[Passes]:
-    """Passes over every source with a stated size (``tokens_in_source``), by checkpoint.
-
-    Raises:
-        SpecError: a source would be repeated more often than its mixture's ``max_epochs``.
-    """
+    """Passes over every source with a stated size (``tokens_in_source``), by checkpoint."""
     found: list[Passes] = []
     for name, spec in study.checkpoints.items():
         if not isinstance(spec, TrainSpec):
             continue
         mixture = study.mixtures[spec.mixture]
-        whole = sum(mixture.weights.values())
+        shares = study.shares(spec.mixture)
         for source, size in (mixture.tokens_in_source or {}).items():
-            tokens = spec.tokens * mixture.weights.get(source, 0.0) / whole
-            if tokens / size > mixture.max_epochs:
-                raise SpecError(
-                    f"checkpoints.{name}: source {source!r} would be repeated {tokens / size:.3g} times; mixtures."
-                    f"{spec.mixture}.max_epochs allows {mixture.max_epochs:g}: lower its weight or the steps"
-                )
+            tokens = spec.tokens * shares.get(source, 0.0)
             if tokens:
                 found.append(Passes(checkpoint=name, source=source, tokens=tokens, epochs=tokens / size))
     return found

@@ -129,12 +129,14 @@ class Builder:
     def corpus(self, spec: TrainSpec, seed: int) -> str:
         mixture = self.study.mixtures[spec.mixture]
         tokenizer = self.study.tokenizer or next(iter(self.study.bases))
-        data, paths = self.data(mixture.weights, None)
-        rows = spec.steps * spec.rows
+        data, paths = self.data(mixture.names, None)
+        rows, sizes = spec.steps * spec.rows, mixture.tokens_in_source or {}
         config = {
             "mixture": spec.mixture,
-            "weights": dict(mixture.weights),
+            "weights": self.study.shares(spec.mixture),
             "max_epochs": mixture.max_epochs,
+            "tokens_in_source": {name: size for name, size in sizes.items() if name in mixture.names},
+            "packing": _json(spec.packing),
             "rows": rows,
             "seq_len": spec.seq_len,
             "heldout": self.study.heldout,
@@ -147,7 +149,7 @@ class Builder:
             spec.mixture,
             seed,
             config,
-            step_name=f"{spec.mixture}-{rows}x{spec.seq_len}",
+            step_name="-".join(filter(None, [spec.mixture, f"{rows}x{spec.seq_len}", spec.packing.label])),
             inputs={"tokenizer": self.base(tokenizer, seed)},
             facts={"mixture": spec.mixture},
             **paths,

@@ -6,6 +6,7 @@ it. This module imports no torch: ``prism check`` and ``prism plan`` answer at o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
@@ -192,14 +193,66 @@ class SourceSpec(Spec):
 
 
 class MixtureSpec(Spec):
-    """Token shares of sources."""
+    """Token shares of sources, given one by one or by domain."""
 
-    weights: Annotated[dict[Name, Positive], Field(min_length=1)]
-    """Share of tokens per source; normalised to sum to 1."""
+    weights: dict[Name, Positive] = {}
+    """Share of tokens per source; normalised to sum to 1. With ``domains``: within the source's own domain."""
+    by_size: list[Name] = []
+    """Sources that share in proportion to their size in ``tokens_in_source`` instead; of one domain all or none."""
+    domains: dict[Domain, Positive] | None = None
+    """Share of tokens per domain; normalised to sum to 1. Null where ``weights`` or sizes speak of all tokens."""
     max_epochs: Positive = 100.0
     """Refuse a budget that would repeat any source more often than this."""
     tokens_in_source: dict[Name, Positive] | None = None
     """Known sizes of sources in tokens, so that a plan can state epochs before anything is read."""
+
+    @model_validator(mode="after")
+    def _each_source_once(self) -> MixtureSpec:
+        if not self.names:
+            raise ValueError("name at least one source, in 'weights' or in 'by_size'")
+        twice = [name for at, name in enumerate(self.names) if name in self.names[:at]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is named twice: in 'weights' or in 'by_size', and once")
+        if self.domains is None and self.weights and self.by_size:
+            raise ValueError("'weights' and 'by_size' in one mixture need 'domains': the two have no common unit")
+        unknown = [name for name in self.by_size if name not in (self.tokens_in_source or {})]
+        if unknown:
+            raise ValueError(f"'by_size' names {unknown[0]!r}, whose size is not in 'tokens_in_source'")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The sources of the mixture."""
+        return [*self.weights, *self.by_size]
+
+    def shares(self, domain_of: Mapping[str, str]) -> dict[str, float]:
+        """The share of tokens of each source; they sum to 1.
+
+        Args:
+            domain_of: domain of each source; read only with ``domains``.
+
+        Raises:
+            ValueError: a domain has no source or a source no domain with a share, or a domain's sources are weighted
+                partly by size.
+        """
+        sizes = self.tokens_in_source or {}
+        parts = {**self.weights, **{name: sizes[name] for name in self.by_size}}
+        if self.domains is None:
+            whole = sum(parts.values())
+            return {name: part / whole for name, part in parts.items()}
+        groups = {domain: [name for name in self.names if domain_of[name] == domain] for domain in self.domains}
+        for domain, names in groups.items():
+            if not names:
+                raise ValueError(f"no source of the domain {domain!r}, which has a share; name one or drop the domain")
+            if 0 < len([name for name in names if name in self.by_size]) < len(names):
+                raise ValueError(f"sources of {domain!r} stand in 'weights' and in 'by_size': have all in one of them")
+        lost = [name for name in self.names if domain_of[name] not in self.domains]
+        if lost:
+            raise ValueError(f"{lost[0]!r} is of the domain {domain_of[lost[0]]!r}, which has no share in 'domains'")
+        whole = sum(self.domains.values())
+        sums = {domain: sum(parts[name] for name in names) for domain, names in groups.items()}
+        domains = {name: domain_of[name] for name in self.names}
+        return {name: self.domains[at] / whole * parts[name] / sums[at] for name, at in domains.items()}
 
 
 class MicroTask(Spec):

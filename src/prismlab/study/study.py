@@ -212,5 +212,14 @@ class Study(Spec):
     run: RunSpec = RunSpec()
     """Placement on this machine."""
 
+    def shares(self, mixture: str) -> dict[str, float]:
+        """Token share of each source of a mixture; they sum to 1.
+
+        Raises:
+            ValueError: the mixture's ``domains`` and its sources do not fit (``prism check`` tells so beforehand).
+        """
+        spec = self.mixtures[mixture]
+        return spec.shares({name: self.sources[name].domain_name for name in spec.names})
+
 
 __all__ = ["THRESHOLDS", "Fraction", "Study"]
