@@ -256,14 +256,57 @@ def test_what_the_user_can_mend_is_said_in_a_line(options: list[str], told: str,
     assert "Traceback" not in done.stderr
 
 
+ODD_NAMES = (
+    "\x1b[2J\x07evil",
+    "",
+    "two\nlines",
+    "<script>alert(1)</script>",
+    "[red]x[/red]",
+    "a" * 200,
+    "a" * 199 + "b",
+)
+
+
 def test_names_in_a_file_cannot_write_to_the_terminal(tmp_path: Path) -> None:
-    old = {"\x1b[2J\x07evil": np.ones(4, np.float32), "b" * 3000: np.ones(4, np.float32), **state()}
+    old: State = {name: np.full(4, 1.0, np.float32) for name in (*ODD_NAMES, "b" * 1_000_000)}
     folders = [write(tmp_path / n, s, model_type="x\x1b[31m") for n, s in (("a", old), ("b", moved(old, 1)))]
     done = prism("diff", *folders, "--by", "tensor", "--out", str(tmp_path / "out"))
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout + done.stderr
-    assert "\x07" not in done.stdout
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    for char in "\x1b\x07":
+        assert char not in done.stdout + done.stderr
     assert "b" * 200 not in done.stdout
+    assert "<script>alert(1)</script>" in done.stdout
+    record = json.loads((tmp_path / "out" / "diff.json").read_text())
+    # Two names that look alike once they are cut are two tensors.
+    assert len(record["new"][0]["tensors"]) == len(record["new"][0]["subcomponents"]) == len(old)
+    assert (tmp_path / "out" / "diff.json").stat().st_size < 100_000
+    page = (tmp_path / "out" / "diff.html").read_text()
+    assert "<script>alert" not in page
+    assert "b" * 200 not in page
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["diff.html", "diff.json", "tensors.parquet"]
+
+
+def test_zeros_and_subnormal_numbers_give_finite_figures(tmp_path: Path) -> None:
+    nothing: State = {
+        "a": np.zeros(6, np.float32),
+        "b": np.full(6, 1e-45, np.float32),
+        "c": np.zeros((0, 3), np.float32),
+    }
+    still = write(tmp_path / "still", nothing, model_type="ours")
+    woken = {**nothing, "a": np.array([0, 0, 0, 1e-45, -1e-45, 0], np.float32)}
+    done = prism("diff", still, write(tmp_path / "same", nothing, model_type="ours"), "--svd", "c")
+    assert done.returncode == 0
+    assert cells(done.stdout, "whole")[0][1:] == ["0", *("0" for _ in THRESHOLDS), "100"]
+    assert cells(done.stdout, "a")[0][1] == "–"  # the old norm is 0
+    record = json.loads(prism("diff", still, write(tmp_path / "woken", woken, model_type="ours"), "--json").stdout)
+    (new,) = record["new"]
+    assert new["subcomponents"]["a"]["zeros_changed"] == 2
+    assert new["subcomponents"]["a"]["ulp"] == {"0": 4 / 6, "1": 2 / 6, "2": 0.0, "3-4": 0.0, ">4": 0.0}
+    assert new["total"]["l2"] == pytest.approx((2 / 6) ** 0.5)
+    several = prism("diff", still, str(tmp_path / "same"), str(tmp_path / "woken"))
+    assert several.returncode == 0
+    assert "nan" not in several.stdout.lower().replace("nan or inf", "")
+    assert cells(several.stdout, "same")[-1] == ["–", "–"]
 
 
 def test_an_encoding_without_arrows_is_no_reason_to_stop(pair: tuple[str, str]) -> None:

@@ -57,6 +57,19 @@ def divergence_json(sums: Sums) -> dict[str, Json]:
     return out
 
 
+def keys_of(names: Sequence[str]) -> dict[str, str]:
+    """Names from files as keys of a record: short and printable; names that then look alike are numbered."""
+    out: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        key, n = shown(name), 2
+        while key in taken:
+            key, n = f"{shown(name)} ({n})", n + 1
+        taken.add(key)
+        out[name] = key
+    return out
+
+
 @dataclass
 class _Tally:
     """Sums by component, sub-component and layer, added up as parts come."""
@@ -82,11 +95,11 @@ class _Tally:
 
     def to_json(self) -> dict[str, Json]:
         """``total``, ``components``, ``subcomponents``, ``layers`` and ``format``."""
-        fine = subcomponent_order(list(self.subcomponents))
+        fine = keys_of(subcomponent_order(list(self.subcomponents)))
         return {
             "total": divergence_json(self.total),
             "components": {k: divergence_json(self.components[k]) for k in component_order(list(self.components))},
-            "subcomponents": {k: divergence_json(self.subcomponents[k]) for k in fine},
+            "subcomponents": {key: divergence_json(self.subcomponents[name]) for name, key in fine.items()},
             "layers": {
                 str(layer): {k: divergence_json(by[k]) for k in component_order(list(by))}
                 for layer, by in sorted(self.layers.items())

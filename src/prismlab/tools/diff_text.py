@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prismlab.analyse.weights import Found, divergence_json
+from prismlab.analyse.weights import Found, divergence_json, keys_of
 from prismlab.arith.sums import ULP_CLASSES, threshold_key
 from prismlab.errors import shown
 from prismlab.tools import show
@@ -68,7 +68,7 @@ def tensors(found: Found) -> dict[str, Div]:
         row["name"] if pieces[row["name"]] == 1 else f"{row['name']} ({row['subcomponent']})": sums
         for row, sums in zip(found.rows, found.sums, strict=True)
     }
-    return {name: divergence_json(named[name]) for name in sorted(named)}
+    return {key: divergence_json(named[name]) for name, key in keys_of(sorted(named)).items()}
 
 
 def pair_of_tables(rows: Sequence[Row], thresholds: Sequence[float], title: str) -> list[Table]:
