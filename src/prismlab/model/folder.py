@@ -107,7 +107,7 @@ def read_json(path: Path, what: str, limit: int = MAX_JSON) -> dict[str, Any]:
     with os.fdopen(descriptor, "rb") as file:
         if size > limit:
             raise CheckpointError(f"{path}: {size} bytes are too long for a checkpoint's {what} (limit {limit})")
-        return parse_json(file.read(limit), path, what)
+        return parse_json(file.read(size), path, what)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
