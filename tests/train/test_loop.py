@@ -53,8 +53,12 @@ def tiny() -> LlamaForCausalLM:
 class Rows:
     """Random rows; even rows are of domain a, odd rows of domain b."""
 
-    def __init__(self, n: int, seq_len: int = 16) -> None:
+    def __init__(self, n: int, seq_len: int = 16, learned: Any = None) -> None:
         self.data = np.random.default_rng(0).integers(0, 32, (n, seq_len))
+        self.masked, self.learned = learned is not None, learned
+
+    def loss_mask(self, start: int, stop: int) -> Any:
+        return self.learned[start:stop]
 
     def tokens(self, start: int, stop: int) -> Any:
         return self.data[start:stop]
@@ -82,6 +86,61 @@ def test_training_equals_a_plain_loop() -> None:
         optimizer.zero_grad()
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=2e-5), name
+
+
+def some_learned(n: int = 16) -> Any:
+    """A mask under which rows hold from none to all of their tokens."""
+    learned = np.random.default_rng(1).random((n, 16)) < np.linspace(0.1, 1, n)[:, None]
+    learned[2] = False
+    learned[3] = True
+    return learned
+
+
+@pytest.mark.parametrize("micro", [None, 1, 3])
+def test_the_loss_is_the_mean_over_the_tokens_that_are_learned(micro: int | None) -> None:
+    learned = some_learned()
+    rows, model, other = Rows(16, learned=learned), tiny(), tiny()
+    spec = SPEC | {"micro_rows": micro, "steps": 3}
+    reports = list(train(model, rows, spec, World()))
+    optimizer = torch.optim.AdamW(other.parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    for step in range(3):
+        batch = torch.as_tensor(rows.data[step * 4 : step * 4 + 4])
+        logs = torch.log_softmax(other(input_ids=batch).logits.double(), dim=-1)
+        # Position t - 1 speaks of token t: the sum is taken by hand over the tokens of the mask.
+        each = {
+            (row, at): -logs[row, at - 1, batch[row, at]]
+            for row in range(4)
+            for at in range(1, 16)
+            if learned[step * 4 + row, at]
+        }
+        loss = sum(each.values()) / len(each)
+        assert reports[step].loss == pytest.approx(loss.item(), abs=1e-5)
+        odd = [value.item() for (row, _), value in each.items() if row % 2]
+        assert reports[step].domains["b"] == pytest.approx(sum(odd) / len(odd), abs=1e-5)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=5e-5), name
+
+
+def test_a_mask_that_leaves_all_changes_nothing_but_rounding() -> None:
+    plain, masked = tiny(), tiny()
+    list(train(plain, Rows(16), SPEC, World()))
+    list(train(masked, Rows(16, learned=np.ones((16, 16), bool)), SPEC, World()))
+    for a, b in zip(plain.parameters(), masked.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_step_with_nothing_to_learn_is_refused_and_a_domain_without_is_left_out() -> None:
+    learned = np.ones((16, 16), bool)
+    learned[:4:2] = False
+    learned[4:8] = False
+    learned[4:8, 0] = True  # The first token of a row is predicted by nothing.
+    reports = train(tiny(), Rows(16, learned=learned), SPEC, World())
+    assert set(next(reports).domains) == {"b"}
+    with pytest.raises(StageError, match="step 2: no token of its rows is learned"):
+        next(reports)
 
 
 def test_micro_batches_change_nothing_but_rounding() -> None:

@@ -20,12 +20,22 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from prismlab.data.corpus import rank_rows
 from prismlab.errors import StageError
 from prismlab.train.optim import adamw, schedule_factor
 
 
 class Rows(Protocol):
     """What the loop needs of a corpus (``data.corpus.Corpus``)."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether there is a token on which no loss is taken."""
+        ...
+
+    def loss_mask(self, start: int, stop: int) -> Any:
+        """Whether a loss is taken on each token, bool [stop - start, seq_len]; asked for only where ``masked``."""
+        ...
 
     def tokens(self, start: int, stop: int) -> Any:
         """Token ids [stop - start, seq_len], int64, in training order."""
@@ -60,7 +70,7 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one optimizer step did. ``loss`` is the mean over all tokens of the step, nats a token."""
+    """What one optimizer step did. ``loss`` is the mean over all tokens of the step that are learned, nats a token."""
 
     step: int
     tokens: int
@@ -71,26 +81,47 @@ class StepReport:
     tokens_per_second: float
 
 
-def row_losses(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean next-token cross-entropy of each row, nats a token, float32.
+IGNORED = -100
+"""Label of a token on which no loss is taken."""
+
+
+def row_losses(model: torch.nn.Module, tokens: torch.Tensor, learned: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean next-token cross-entropy of each row over the tokens that are learned, nats a token, float32.
 
     Args:
         model: a causal language model.
         tokens: ids [rows, seq_len]; position t predicts t + 1, so a row holds seq_len - 1 predictions.
+        learned: whether a loss is taken on each token, bool [rows, seq_len]; None for all. A row without has loss 0.
     """
-    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
-    loss = F.cross_entropy(logits.float().reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1), reduction="none")
-    return loss.view(tokens.shape[0], -1).mean(dim=1)
+    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+    labels = tokens if learned is None else tokens.masked_fill(~learned, IGNORED)
+    flat = logits.reshape(-1, logits.shape[-1])
+    loss = F.cross_entropy(flat, labels[:, 1:].reshape(-1), ignore_index=IGNORED, reduction="none")
+    loss = loss.view(tokens.shape[0], -1)
+    return loss.mean(dim=1) if learned is None else loss.sum(dim=1) / learned[:, 1:].sum(dim=1).clamp(min=1)
+
+
+def row_weights(step: int, corpus: Rows, first: int, rows: int) -> list[float]:
+    """What each row of a step counts for in its loss: its share of the step's learned tokens.
+
+    Raises:
+        StageError: no token of the step is learned.
+    """
+    if not corpus.masked:
+        return [1 / rows] * rows
+    counts = corpus.loss_mask(first, first + rows)[:, 1:].sum(axis=1).tolist()
+    if not sum(counts):
+        raise StageError(f"step {step}: no token of its rows is learned; more 'rows' a step, or 'loss: all'")
+    return [count / sum(counts) for count in counts]
 
 
 def _slices(rows: int, world: World, micro: int | None) -> list[tuple[int, int]]:
     """This rank's rows of a step as micro-batches [start, stop)."""
     if rows % world.size:
         raise StageError(f"{rows} rows a step cannot be split over {world.size} processes: choose a multiple")
-    share = rows // world.size
-    first = world.rank * share
-    size = micro or share
-    return [(at, min(at + size, first + share)) for at in range(first, first + share, size)]
+    mine = rank_rows(0, rows, world.rank, world.size)
+    size = micro or len(mine)
+    return [(at, min(at + size, mine.stop)) for at in range(mine.start, mine.stop, size)]
 
 
 def _average_gradients(model: torch.nn.Module, world: World) -> None:
@@ -111,11 +142,16 @@ def _all_losses(mine: torch.Tensor, world: World) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _by_domain(losses: Sequence[float], domains: Sequence[str]) -> dict[str, float]:
-    groups: defaultdict[str, list[float]] = defaultdict(list)
-    for loss, domain in zip(losses, domains, strict=True):
-        groups[domain].append(loss)
-    return {domain: sum(values) / len(values) for domain, values in sorted(groups.items())}
+def _by_domain(losses: Sequence[float], domains: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
+    """Loss of each domain that has a learned token."""
+    groups: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for loss, domain, weight in zip(losses, domains, weights, strict=True):
+        groups[domain].append((loss, weight))
+    return {
+        domain: sum(loss * weight for loss, weight in values) / sum(weight for _, weight in values)
+        for domain, values in sorted(groups.items())
+        if any(weight for _, weight in values)
+    }
 
 
 def _backward(
@@ -123,6 +159,7 @@ def _backward(
     corpus: Rows,
     first: int,
     slices: Sequence[tuple[int, int]],
+    weights: Sequence[float],
     spec: Mapping[str, Any],
     world: World,
 ) -> list[float]:
@@ -130,9 +167,15 @@ def _backward(
     mine: list[torch.Tensor] = []
     for start, stop in slices:
         batch = torch.as_tensor(corpus.tokens(first + start, first + stop)).to(world.device)
+        learned = None
+        if corpus.masked:
+            learned = torch.as_tensor(corpus.loss_mask(first + start, first + stop)).to(world.device)
         with torch.autocast(world.device.type, torch.bfloat16) if spec["precision"] == "bf16" else nullcontext():
-            losses = row_losses(model, batch)
-        (losses.sum() * (world.size / int(spec["rows"]))).backward()
+            losses = row_losses(model, batch, learned)
+        if learned is None:
+            (losses.sum() * (world.size / int(spec["rows"]))).backward()
+        else:
+            (losses @ losses.new_tensor(weights[start:stop]) * world.size).backward()
         mine.append(losses.detach())
     _average_gradients(model, world)
     return _all_losses(torch.cat(mine), world).tolist()
@@ -172,7 +215,8 @@ def train(
         after_step: called with the number of steps done, for snapshots.
 
     Raises:
-        StageError: a loss or gradient that is not finite, or rows that do not divide among the processes.
+        StageError: a loss or gradient that is not finite, a step without a learned token, or rows that do not divide
+            among the processes.
     """
     steps, rows, optimizer_spec = int(spec["steps"]), int(spec["rows"]), spec["optimizer"]
     optimizer = adamw(model, optimizer_spec)
@@ -183,7 +227,8 @@ def train(
         lr = optimizer_spec["lr"] * schedule_factor(step, steps, optimizer_spec)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        losses = _backward(model, corpus, step * rows, slices, spec, world)
+        weights = row_weights(step + 1, corpus, step * rows, rows)
+        losses = _backward(model, corpus, step * rows, slices, weights, spec, world)
         domains = corpus.row_domains(step * rows, (step + 1) * rows)
         _check_losses(step + 1, losses, domains)
         norm = _clip(step + 1, model, optimizer_spec["clip"])
@@ -194,8 +239,8 @@ def train(
         yield StepReport(
             step=step + 1,
             tokens=(step + 1) * rows * int(spec["seq_len"]),
-            loss=sum(losses) / rows,
-            domains=_by_domain(losses, domains),
+            loss=sum(loss * weight for loss, weight in zip(losses, weights, strict=True)),
+            domains=_by_domain(losses, domains, weights),
             lr=lr,
             grad_norm=norm,
             tokens_per_second=rows * int(spec["seq_len"]) / seconds,
