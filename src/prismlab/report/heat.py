@@ -65,7 +65,9 @@ def _trace(one: HeatMap, axis: str) -> dict[str, Any]:
     """One map on the axes of its panel."""
     names, across = [safe(name) for name in one.names], [safe(name) for name in one.across]
     digits = one.look.digits
-    text = [[NONE if value is None else minus(f"{value:.{digits}f}") for value in row] for row in one.values]
+    # Rounded first, and 0.0 added: a minus sign before 0.00 would say something.
+    near = [[None if value is None else round(value, digits) + 0.0 for value in row] for row in one.values]
+    text = [[NONE if value is None else minus(f"{value:.{digits}f}") for value in row] for row in near]
     return {
         "type": "heatmap",
         "x": across,

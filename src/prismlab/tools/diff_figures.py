@@ -16,7 +16,7 @@ from prismlab.stats import Interval
 from prismlab.tools.diff_text import MOST_BARS, SIGNIFICANT, main_type, nearest
 
 Point = tuple[float, float]
-WIDE = 10.0
+WIDE = 30.0
 """Ratio of the largest to the smallest length above which bars stand on a log axis, where they have no foot."""
 
 

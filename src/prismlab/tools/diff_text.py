@@ -255,18 +255,22 @@ def speed_note(found: Mapping[str, Found], seconds: float, threads: int) -> str:
 
 def notes(found: Mapping[str, Found], thresholds: Sequence[float]) -> list[str]:
     """The lines beneath the tables: what was found in words, and what was not compared."""
-    out: list[str] = []
+    lines: dict[str, list[str]] = {}
     formats: list[str | None] = []
     for name, one in found.items():
         metrics = one.metrics
-        lines = [finding_note(metrics, thresholds), _zeros_note(metrics["total"]), *skipped_notes(metrics["skipped"])]
-        lines += [rounding_note(metrics["rounding"])] if "rounding" in metrics else []
-        known = [line for line in lines if line]
-        out += known if len(found) == 1 else [f"{name}: {line[0].lower()}{line[1:]}" for line in known]
+        told = [finding_note(metrics, thresholds), _zeros_note(metrics["total"]), *skipped_notes(metrics["skipped"])]
+        told += [rounding_note(metrics["rounding"])] if "rounding" in metrics else []
+        for line in told:
+            if line:
+                lines.setdefault(line, []).append(name)
         formats.append(format_note(metrics, thresholds))
-    # One format speaks for all: it is said once, after the first finding or after all of them.
-    told = [line for line in dict.fromkeys(formats) if line]
-    return [*out[:1], *told, *out[1:]] if len(found) == 1 else [*out, *told]
+    # What holds for several checkpoints, and what the format can tell apart, is said once.
+    whose = [
+        line if len(found) == 1 else f"{', '.join(who)}: {line[0].lower()}{line[1:]}" for line, who in lines.items()
+    ]
+    known = [line for line in dict.fromkeys(formats) if line]
+    return [*whose[:1], *known, *whose[1:]] if len(found) == 1 else [*whose, *known]
 
 
 def tables(old: str, found: Mapping[str, Found], thresholds: Sequence[float], by: str | None) -> list[Table]:
