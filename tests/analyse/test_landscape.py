@@ -44,7 +44,7 @@ def rows_of(scores: Sequence[float | None], task: str = "t", domain: str = "math
 
 def deviate(at: list[Any], start: list[Any], end: list[Any], t: float = 0.5) -> dict[str, Any]:
     rows = {(t, 0.0): at, BASE: start, MID: end}
-    scores = {place: aggregate(mine, 7) for place, mine in rows.items()}
+    scores = {place: aggregate(mine) for place, mine in rows.items()}
     return deviation(rows, scores, (t, 0.0), (BASE, MID), t, 7)
 
 
@@ -119,7 +119,7 @@ def test_at_a_floor_the_bounds_come_from_the_scores_own_intervals() -> None:
     """All three at 0 of 20: resampling shows no spread, where 0 of 20 surely is no knowledge of 0."""
     nil = rows_of([0.0] * 20)
     found = deviate(nil, nil, nil)
-    wilson = aggregate(nil, 7)["tasks"]["t"]["hi"]
+    wilson = aggregate(nil)["tasks"]["t"]["hi"]
     assert wilson > 10
     assert found["value"] == 0.0
     assert found["hi"] == pytest.approx(wilson)

@@ -121,10 +121,10 @@ def test_no_interval_from_one_item() -> None:
 
 def test_same_rows_same_numbers() -> None:
     some = rows([[1.0], [0.0], [1.0], [1.0]]) + rows([[0.0]] * 5 + [[1.0]], "u", "e")
-    assert aggregate(some, 3) == aggregate(some, 3)
+    assert aggregate(some) == aggregate(some)
 
 
-def test_items_of_one_problem_are_resampled_together() -> None:
+def test_items_of_one_problem_are_one_unit() -> None:
     """Eight items that are two problems, each right or wrong as a whole, tell as much as two items."""
     alone = [row | {"problem": str(i)} for i, row in enumerate(rows([[1.0]] * 4 + [[0.0]] * 4))]
     paired = [row | {"problem": str(i // 4)} for i, row in enumerate(alone)]

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from prismlab.evaluate.sampled import CONFIDENCE, RESAMPLES, Row, Score, aggregate
+from prismlab.evaluate.sampled import CONFIDENCE, Row, Score, aggregate
 from prismlab.seeds import derive_seed
 from prismlab.stats import cluster_bootstrap
 
 Place = tuple[float, float]
 """(a, b) of W(a, b) = base + a (mid - base) + b (RL - mid)."""
 Rows = Mapping[Place, Sequence[Row]]
+RESAMPLES = 2000
+"""Of the interval of a deviation from the straight line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +176,9 @@ def summarise(rows: Rows, points: int, legs: int, grid: int | None, seed: int) -
         points: points a leg.
         legs: 1 between two checkpoints, 2 from base over mid to RL.
         grid: points a side of the grid, None for none.
-        seed: of the bootstraps, the same at every point.
+        seed: of the bootstraps of deviations, the same at every point.
     """
-    scores = {place: aggregate(rows[place], derive_seed(seed, "scores")) for place in all_places(points, legs, grid)}
+    scores = {place: aggregate(rows[place]) for place in all_places(points, legs, grid)}
     path = [_path_row(point, scores, rows, seed) for point in path_points(points, legs)]
     places = grid_points(grid)
     mesh = {

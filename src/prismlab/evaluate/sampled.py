@@ -1,9 +1,9 @@
 """Scores from sample rows: pure functions, so that every aggregate in a report can be computed again from its rows.
 
 A score is pass@1 in percent: the mean over all scored samples. Rows without a score (no verdict) are left out of the
-mean and counted. A task's interval resamples items, each with all its samples. The interval of a mean over tasks or
-domains is put together from theirs (MOVER, below) and not resampled as a whole: a task at 0 or 100% shows no spread in
-resamples and would be counted as known exactly, where its own interval is Wilson's.
+mean and counted. A task's interval is Wilson's of what its items are worth (``stats.clustered_proportion``), and that
+of a mean over tasks or domains is put together from theirs (MOVER, below). Nothing is resampled: a task at 0 or 100%
+shows no spread in resamples and would be counted as known exactly.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prismlab.seeds import derive_seed
-from prismlab.stats import Interval, cluster_bootstrap
+from prismlab.stats import Interval, clustered_proportion
 
 Row = Mapping[str, Any]
 """A sample row of ``prismlab.score``."""
@@ -23,7 +22,6 @@ Score = dict[str, Any]
 """``{value, lo, hi, items, samples, truncation, unscored}``, percent but for counts; ``reason`` where one is due."""
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
 
 
 def _percent(value: float | None) -> float | None:
@@ -46,23 +44,16 @@ def _score(interval: Interval, rows: Sequence[Row]) -> Score:
     return score
 
 
-def task_score(rows: Sequence[Row], seed: int = 0) -> Score:
+def task_score(rows: Sequence[Row]) -> Score:
     """The score of one task's rows.
 
     ``truncation`` is the share of all samples without a stop token. If no row has a score, ``value``, ``lo`` and ``hi``
-    are None. If all scores are equal, the interval is Wilson's over items, since resampling shows no spread.
-    What is resampled is the problem: items that ask the same thing in other words are not independent.
+    are None. The unit of the interval is the problem: items that ask the same thing in other words are not independent.
     """
     scored = [row for row in rows if row["score"] is not None]
     if not scored:
-        return _score(Interval(None, None, None, 0, "bootstrap", "no sample was scored"), rows)
-    interval = cluster_bootstrap(
-        [row["score"] for row in scored],
-        [row["problem"] for row in scored],
-        CONFIDENCE,
-        RESAMPLES,
-        derive_seed(seed, "task score"),
-    )
+        return _score(Interval(None, None, None, 0, "wilson over items", "no sample was scored"), rows)
+    interval = clustered_proportion([row["score"] for row in scored], [row["problem"] for row in scored], CONFIDENCE)
     return _score(interval, rows)
 
 
@@ -96,19 +87,18 @@ def mean_of(parts: Mapping[str, Score], rows: Sequence[Row], what: str) -> Score
     return _score(Interval(value / 100, (value - below) / 100, (value + above) / 100, k, "mover"), rows)
 
 
-def aggregate(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
+def aggregate(rows: Sequence[Row]) -> dict[str, Any]:
     """All scores of an evaluation: ``tasks``, ``domains`` (mean over their tasks), ``average`` (mean over domains).
 
     Args:
         rows: sample rows, in any order.
-        seed: of the bootstrap.
     """
     by_task: defaultdict[str, list[Row]] = defaultdict(list)
     by_domain: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_task[row["task"]].append(row)
         by_domain[row["domain"]].append(row)
-    tasks = {task: task_score(mine, derive_seed(seed, task)) for task, mine in by_task.items()}
+    tasks = {task: task_score(mine) for task, mine in by_task.items()}
     domains: dict[str, Score] = {}
     for domain, mine in by_domain.items():
         names = dict.fromkeys(row["task"] for row in mine)

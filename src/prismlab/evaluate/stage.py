@@ -17,13 +17,14 @@ from prismlab.score import write_rows
 from prismlab.seeds import derive_seed
 
 
-def _texts(config: Mapping[str, Json]) -> dict[str, list[str]]:
+def _texts(config: Mapping[str, Json], inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
     """Held-out documents of every source, read before any is scored: a broken source is told early."""
     share, most = float(config["heldout"]), int(config["spec"]["text_documents"])
     texts: dict[str, list[str]] = {}
     for name in config["spec"]["text"]:
         source, files = config["sources"][name], files_of(config, name)
-        texts[name] = heldout_texts(name, source, config["micro"], files, config["template"], share, most)
+        cleaned = inputs[name].path if name in inputs else None
+        texts[name] = heldout_texts(name, source, config["micro"], files, config["template"], share, most, cleaned)
         if not texts[name]:
             raise DataError(f"source {name}: no held-out document; raise 'heldout' or give it more documents")
     return texts
@@ -40,7 +41,7 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         CheckpointError: the checkpoint cannot be loaded or sampled.
         StageError: a prompt fills the model's positions, or a loss is not finite.
     """
-    texts, draw = _texts(config), draw_of(config)
+    texts, draw = _texts(config, inputs), draw_of(config)
     folder = inputs["checkpoint"].model
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype="float32")
     progress.start(draw.samples, "samples")
@@ -55,6 +56,6 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         losses[name] = text_loss.bits_per_byte(mine, derive_seed(config["seed"], "text", name))
         documents += mine
     text_loss.write_rows(documents, out / "text.parquet")
-    metrics = {**aggregate(rows, derive_seed(config["seed"], "scores")), "text": losses}
+    metrics = {**aggregate(rows), "text": losses}
     tokens = sum(row["tokens"] for row in rows) + sum(row["tokens"] for row in documents)
     return Result(metrics=metrics, tokens=tokens)
