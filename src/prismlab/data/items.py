@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from prismlab.data.rows import Row, encodable, file_rows, hub_rows, question_and_answer
+from prismlab.data.normalise import word_texts
+from prismlab.data.rows import LETTERS, Row, encodable, file_rows, hub_rows, question_and_answer
 from prismlab.errors import DataError
 from prismlab.micro.world import Question, task_questions
 from prismlab.seeds import derive_seed
@@ -18,6 +21,10 @@ from prismlab.study.world import MicroSpec
 MICRO_VERIFIERS = {"math": "number", "code": "program", "science": "choice"}
 HUB_ROWS = 100_000
 """At most this many rows of a hub data set are read for a task."""
+_BEFORE = re.compile(r"^\s*(?:question|problem|q)\s*[:.]\s+", re.IGNORECASE)
+_AFTER = re.compile(r"\s*\b(?:answer|a)\s*:\s*$", re.IGNORECASE)
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")
+"""GSM8K's notes to a calculator, which copies of it often leave out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,44 @@ class Item:
             "choices": None if self.choices is None else list(self.choices),
             "meta": dict(self.meta),
         }
+
+    @property
+    def stem(self) -> str:
+        """The question without its choices and without words like ``Question:`` and ``Answer:`` around it."""
+        shown = self.question
+        if self.choices is not None:
+            # As ``question_and_answer`` puts them, from the first lettered line on.
+            shown = shown.rpartition(f"\n{LETTERS[0]}. {self.choices[0].strip()}")[0] or shown
+        return _AFTER.sub("", _BEFORE.sub("", shown)).strip() or shown
+
+    @property
+    def right(self) -> str:
+        """The reference answer as text: of choices the right one's."""
+        if self.choices is not None and self.answer in LETTERS[: len(self.choices)] and self.answer:
+            return self.choices[LETTERS.index(self.answer)]
+        return self.answer
+
+    @property
+    def key(self) -> str:
+        """BLAKE2b (64 bits, hexadecimal) of the normalised question and answer: stable under the item's name and form.
+
+        Two items with one key ask the same, in whichever task and under whichever id.
+        """
+        words = " ".join([*word_texts(self.stem), "=", *word_texts(self.right)])
+        return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+    def texts(self) -> dict[str, tuple[str, ...]]:
+        """All that can be found of the item in a text: per part the forms in which it may stand there.
+
+        ``question`` is the stem; ``choices`` the lettered lines; ``answer`` the reference answer, where there are no
+        choices: a letter is no trace, and the right choice stands among ``choices``.
+        """
+        parts: dict[str, tuple[str, ...]] = {"question": (self.stem,)}
+        if self.choices is not None:
+            lines = "\n".join(f"{LETTERS[at]}. {choice}" for at, choice in enumerate(self.choices))
+            return parts | {"choices": (lines, "\n".join(self.choices))}
+        plain = _CALCULATOR.sub("", self.answer)
+        return parts | {"answer": (self.answer,) if plain == self.answer else (self.answer, plain)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Item:
@@ -115,6 +160,37 @@ def _check_ids(task: str, items: Sequence[Item]) -> None:
         seen.add(item.id)
 
 
+def _all_rows(task_name: str, task_spec_json: Mapping[str, Any], files: Sequence[Path] | None) -> list[Item]:
+    if task_spec_json.get("hub") is not None:
+        rows = islice(hub_rows(task_spec_json["hub"]), HUB_ROWS)
+    elif files:
+        rows = (row for path in files for row in file_rows(Path(path)))
+    else:
+        raise DataError(f"task {task_name!r}: no file was found; check the paths under 'files'")
+    items = list(_row_items(task_name, task_spec_json, rows))
+    _check_ids(task_name, items)
+    return items
+
+
+def all_items(
+    task_name: str,
+    task_spec_json: Mapping[str, Any],
+    micro_json: Mapping[str, Any],
+    files: Sequence[Path] | None,
+    n: int,
+) -> list[Item]:
+    """Every item that an evaluation of the task could ask: all rows; of the micro world the ``n`` of the test split.
+
+    Args:
+        n: items of a generated task, which has no end; as many as evaluations take of it.
+
+    Args besides and errors: as of ``load_items``.
+    """
+    if task_spec_json.get("micro") is not None:
+        return load_items(task_name, task_spec_json, micro_json, "test", n, files, 0)
+    return _all_rows(task_name, task_spec_json, files)
+
+
 def load_items(
     task_name: str,
     task_spec_json: Mapping[str, Any],
@@ -149,14 +225,7 @@ def load_items(
         domain = task_spec_json["micro"]["domain"]
         found = task_questions(domain, split, n, order, MicroSpec.model_validate(micro_json))
         return [micro_item(task_name, question) for question in found]
-    if task_spec_json.get("hub") is not None:
-        rows = islice(hub_rows(task_spec_json["hub"]), HUB_ROWS)
-    elif files:
-        rows = (row for path in files for row in file_rows(Path(path)))
-    else:
-        raise DataError(f"task {task_name!r}: no file was found; check the paths under 'files'")
-    items = list(_row_items(task_name, task_spec_json, rows))
-    _check_ids(task_name, items)
+    items = _all_rows(task_name, task_spec_json, files)
     if len(items) < n:
         raise DataError(f"task {task_name!r} has {len(items)} items, {n} were asked for: ask for fewer")
     return random.Random(order).sample(items, n)

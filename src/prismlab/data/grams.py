@@ -1,0 +1,186 @@
+"""Which n-grams of many texts are n-grams of the items: an index of hashes, and texts read together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prismlab.data.normalise import BREAK_CHAR
+from prismlab.data.words import END, Hashes, Ints, compiled, grams, words_of
+
+BITS_A_KEY = 16
+"""Size of the table that most n-grams are refused by; one of this many, or fewer, gets through."""
+
+
+class Batch:
+    """Texts read together, so that a call's cost is shared: words of all of them, each text behind the end of another.
+
+    Args:
+        texts: any number.
+        joined: as of ``normalise.table``.
+    """
+
+    def __init__(self, texts: Sequence[str], joined: str | None = None) -> None:
+        clean = [text.replace(BREAK_CHAR, " ") if BREAK_CHAR in text else text for text in texts]
+        self.words = words_of(BREAK_CHAR.join(clean), joined)
+        ends = np.flatnonzero(self.words.kinds == END)
+        self.first = np.append(0, ends + 1)[: len(texts)]
+        """First word of each text [n]."""
+        self.last = np.append(ends, len(self.words))[: len(texts)]
+        """Word behind the last one of each [n]."""
+        self.begin = np.append(0, np.cumsum([len(text) + 1 for text in texts], dtype=np.int64))[: len(texts)]
+        """Place of each text in what was read [n]."""
+
+    def text_of(self, words: Ints) -> Ints:
+        """The text that each word stands in."""
+        return np.searchsorted(self.first, words, side="right") - 1
+
+    @cached_property
+    def template_first(self) -> Ints:
+        """First word of each text among the words of the template [n]."""
+        return np.searchsorted(self.words.template[1], self.first)
+
+    @cached_property
+    def template_last(self) -> Ints:
+        """Template word behind the last one of each [n]."""
+        return np.searchsorted(self.words.template[1], self.last)
+
+
+@dataclass(frozen=True)
+class Found:
+    """n-grams of a text that are n-grams of items, one entry an item's place."""
+
+    places: Ints
+    """Word of the text [k], ascending."""
+    views: NDArray[np.int32]
+    """Which sequence of the index [k]."""
+    at: NDArray[np.int32]
+    """Word of that sequence [k]."""
+    rare: NDArray[np.bool_]
+    """Whether few enough items have this n-gram for it to tell which one it is from [k]."""
+
+
+@dataclass(frozen=True)
+class Grams:
+    """All n-grams of the items' sequences, by hash."""
+
+    n: int
+    keys: Hashes
+    """Ascending, none twice [m]."""
+    offsets: Ints
+    """Entries of key k are ``offsets[k]:offsets[k + 1]`` [m + 1]."""
+    views: NDArray[np.int32]
+    at: NDArray[np.int32]
+    spread: NDArray[np.int32]
+    """How many different questions have the n-gram [m]."""
+    bits: Hashes
+    shift: int
+    mask: int
+
+    @classmethod
+    def build(cls, n: int, keys: Hashes, views: Ints, at: Ints, groups: Ints, key_bits: int = 64) -> Grams:
+        """An index.
+
+        Args:
+            n: words of an n-gram.
+            keys: hash of each n-gram [k].
+            views: sequence that it is from [k].
+            at: its first word there [k].
+            groups: question that it is from [k]; an n-gram's spread counts different ones.
+            key_bits: bits of a hash that are used; fewer than 64 only to see that clashes do no harm.
+        """
+        mask = (2**64 - 1) ^ (2 ** (64 - key_bits) - 1)
+        keys = keys & np.uint64(mask)
+        order = np.lexsort((at, views, groups, keys))
+        keys, views, at, groups = keys[order], views[order], at[order], groups[order]
+        new = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+        first = np.flatnonzero(new)
+        new_group = new | np.append(True, groups[1:] != groups[:-1])[: len(keys)]
+        spread = np.add.reduceat(new_group.astype(np.int32), first) if len(first) else np.zeros(0, np.int32)
+        unique = keys[first]
+        size = max(16, int(np.ceil(np.log2(max(1, len(unique)) * BITS_A_KEY))))
+        bits, places = np.zeros(1 << (size - 6), np.uint64), unique >> np.uint64(64 - size)
+        np.bitwise_or.at(bits, places >> np.uint64(6), np.uint64(1) << (places & np.uint64(63)))
+        return cls(
+            n=n,
+            keys=unique,
+            offsets=np.append(first, len(keys)),
+            views=views.astype(np.int32),
+            at=at.astype(np.int32),
+            spread=spread.astype(np.int32),
+            bits=bits,
+            shift=64 - size,
+            mask=mask,
+        )
+
+    def _candidates(self, hashes: Hashes) -> tuple[Ints, Hashes]:
+        """Places whose n-gram may be in the index, and its hash."""
+        fast = compiled()
+        if fast is not None:
+            places, found = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.uint64)
+            shift, mask = np.uint64(self.shift), np.uint64(self.mask)
+            count = fast.candidates(hashes, self.n, self.bits, shift, mask, places, found)
+            return places[:count], found[:count]
+        found = grams(hashes, self.n) & np.uint64(self.mask)
+        at = found >> np.uint64(self.shift)
+        there = (self.bits[at >> np.uint64(6)] >> (at & np.uint64(63))) & np.uint64(1)
+        places = np.flatnonzero(there)
+        return places, found[places]
+
+    def find(self, hashes: Hashes, common: int) -> Found:
+        """Places of a text's words at which an n-gram of the items begins, by hash alone.
+
+        Args:
+            hashes: words of the text.
+            common: an n-gram of this many items or more is not rare.
+        """
+        places, found = self._candidates(hashes)
+        at = np.searchsorted(self.keys, found)
+        known = at < len(self.keys)
+        known[known] = self.keys[at[known]] == found[known]
+        places, at = places[known], at[known]
+        counts = self.offsets[at + 1] - self.offsets[at]
+        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        entries = np.repeat(self.offsets[at], counts) + within
+        rare = np.repeat(self.spread[at] < common, counts)
+        return Found(np.repeat(places, counts), self.views[entries], self.at[entries], rare)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Longest stretches of words that texts share with sequences, by hash, in order of text and sequence."""
+
+    texts: Ints
+    views: Ints
+    places: Ints
+    """First word in the text [k]."""
+    at: Ints
+    """First word in the sequence [k]."""
+    words: Ints
+    """How many words [k]."""
+    rare: NDArray[np.bool_]
+    """Whether one of its n-grams is [k]."""
+
+
+def runs(found: Found, n: int, texts: Ints) -> Runs:
+    """Stretches of the n-grams that follow one another both in a text and in a sequence.
+
+    Args:
+        found: n-grams.
+        n: words of each.
+        texts: text of each of them.
+    """
+    diagonal = found.places - found.at
+    order = np.lexsort((found.places, diagonal, found.views, texts))
+    texts, views, diagonal, places = texts[order], found.views[order], diagonal[order], found.places[order]
+    columns = ((texts, 0), (views, 0), (diagonal, 0), (places, 1))
+    new = np.append(True, np.any([np.diff(column) != step for column, step in columns], axis=0))[: len(places)]
+    first = np.flatnonzero(new)
+    lengths = np.diff(np.append(first, len(places))) + n - 1
+    rare = np.logical_or.reduceat(found.rare[order], first) if len(first) else np.zeros(0, np.bool_)
+    at = found.at[order][first].astype(np.int64)
+    return Runs(texts[first], views[first].astype(np.int64), places[first], at, lengths, rare)

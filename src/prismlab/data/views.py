@@ -1,0 +1,187 @@
+"""The evaluation items as sequences of words to look for, and their n-grams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prismlab.data.grams import Batch, Grams
+from prismlab.data.items import Item
+from prismlab.data.words import NUMBER_HASH, WORD, C, Hashes, Ints, grams, signatures
+
+SHORTEST = 8
+"""Words of the shortest sequence that is looked for."""
+ANCHOR = 5
+"""A sequence that is found whole is looked for by so many of its first words."""
+TELLING = 4
+"""An n-gram is looked for if so many of its words have two letters or more: lists of numbers are everywhere."""
+COMMON = 4
+"""An n-gram that so many different items have tells none of them."""
+FORMS = (None, "'’‘ʼ`´-‐‑–", "")
+"""Marks that may be left out of a copy: none, those within words, all; each form of an item that differs is indexed."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One form of one part of an item."""
+
+    part: int
+    form: int
+    """Index into ``FORMS``, and of the batch that it stands in."""
+    text: int
+    """Index of the text in the batch."""
+
+
+def _forms(item: Item) -> Iterator[tuple[str, str]]:
+    """Part and text of everything to look for, the stem first; a stem of too few words also with what follows it."""
+    for part, texts in item.texts().items():
+        yield from ((part, text) for text in texts)
+    yield "short", f"{item.stem}\n{item.right}"
+    yield "short", f"{item.stem}\nAnswer: {item.right}"
+    if item.choices is not None:
+        yield "short", f"{item.stem}\n{item.texts()['choices'][0]}"
+
+
+class Views:
+    """All sequences of all items.
+
+    Args:
+        items: of all tasks.
+        n: words of an n-gram.
+        key_bits: as of ``Grams.build``.
+    """
+
+    def __init__(self, items: Sequence[Item], n: int, key_bits: int = 64) -> None:
+        self.n, self.items = n, items
+        self.parts: list[tuple[int, str]] = []
+        """Item and name of each part."""
+        self.views: list[View] = []
+        self._texts, self._part_of, self._short, self._stem_of = list[str](), list[int](), list[bool](), list[int]()
+        self._collect()
+        self.batches = [Batch(self._texts, joined) for joined in FORMS]
+        self._groups = self._items_alike()
+        self._choose()
+        self._item_of = np.array([self.parts[view.part][0] for view in self.views], np.int64)
+        exact, template, anchors = self._grams(n, template=False), self._grams(n, template=True), self._anchors()
+        self.exact = self._index(*exact, n, key_bits)
+        self.template = self._index(*template, n, key_bits)
+        self.whole = self._index(*anchors, ANCHOR, key_bits)
+        searched = set(self._item_of[np.unique(np.concatenate([exact[1], anchors[1]]))].tolist())
+        self.not_searched = [item for at, item in enumerate(items) if at not in searched]
+        """Items with no part that can be looked for."""
+
+    def _collect(self) -> None:
+        for at, item in enumerate(self.items):
+            stem, numbers = len(self._texts), dict[str, int]()
+            for name, text in _forms(item):
+                part = "question" if name == "short" else name
+                if part not in numbers:
+                    numbers[part] = len(self.parts)
+                    self.parts.append((at, part))
+                self._texts.append(text)
+                self._part_of.append(numbers[part])
+                self._short.append(name == "short")
+                self._stem_of.append(stem)
+
+    def _items_alike(self) -> Ints:
+        """A number for each item, the same for items whose texts have the same words [items]."""
+        signs = signatures(self.batches[0].words.hashes, self.batches[0].first, self.batches[0].last)
+        owner = np.array([self.parts[part][0] for part in self._part_of], np.int64)
+        whole = np.zeros(len(self.items), np.uint64)
+        # A sum of products with odd numbers: the place of a text among those of its item matters.
+        place = np.arange(len(signs)) - np.array(self._stem_of, np.int64)
+        np.add.at(whole, owner, signs * (place.astype(np.uint64) * np.uint64(2) + np.uint64(C)))
+        return np.unique(whole, return_inverse=True)[1].astype(np.int64)
+
+    def _weak_stems(self, signs: Hashes) -> dict[int, bool]:
+        """Whether a stem is too short, or short and shared by too many items, to be looked for by itself."""
+        stems = np.unique(np.array(self._stem_of, np.int64))
+        lengths = (self.batches[0].last - self.batches[0].first)[stems]
+        _, kind = np.unique(signs[stems], return_inverse=True)
+        # Items with the same words in all their texts are one.
+        pairs = np.unique(np.stack([kind, self._groups]), axis=1)[0]
+        shared = np.bincount(pairs)[kind] >= COMMON
+        weak = (lengths < SHORTEST) | ((lengths < self.n) & shared)
+        return dict(zip(stems.tolist(), weak.tolist(), strict=True))
+
+    def _choose(self) -> None:
+        """Which texts are looked for, in which forms."""
+        signs = [signatures(batch.words.hashes, batch.first, batch.last) for batch in self.batches]
+        lengths = (self.batches[0].last - self.batches[0].first).tolist()
+        weak = self._weak_stems(signs[0])
+        seen: set[tuple[int, int]] = set()
+        for text, part in enumerate(self._part_of):
+            stem = self._stem_of[text]
+            least = SHORTEST if self.parts[part][1] == "question" else self.n
+            if lengths[text] < least or (weak[stem] if text == stem else self._short[text] and not weak[stem]):
+                continue
+            for form in range(len(FORMS)):
+                sign = int(signs[form][text])
+                if (part, sign) not in seen:
+                    seen.add((part, sign))
+                    self.views.append(View(part, form, text))
+
+    def _bounds(self, form: int, template: bool) -> tuple[Ints, Ints, Ints]:
+        """Views of a form, and their first and last words (exclusive)."""
+        chosen = np.array([at for at, view in enumerate(self.views) if view.form == form], np.int64)
+        texts = np.array([self.views[at].text for at in chosen.tolist()], np.int64)
+        batch = self.batches[form]
+        if template:
+            return chosen, batch.template_first[texts], batch.template_last[texts]
+        return chosen, batch.first[texts], batch.last[texts]
+
+    def _places(self, form: int, n: int, template: bool) -> tuple[Hashes, Ints, Ints]:
+        """All telling n-grams of the views of a form: hashes, views and first words."""
+        batch = self.batches[form]
+        chosen, first, last = self._bounds(form, template)
+        hashes, words = batch.words.template if template else (batch.words.hashes, np.arange(len(batch.words)))
+        counts = np.maximum(last - first - n + 1, 0)
+        at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        places, views = np.repeat(first, counts) + at, np.repeat(chosen, counts)
+        long = (batch.words.kinds == WORD) & (batch.words.stops - batch.words.starts > 1)
+        telling = np.append(0, np.cumsum(long[words] & (hashes != NUMBER_HASH)))
+        good = telling[places + n] - telling[places] >= (TELLING if n > ANCHOR else 1)
+        return grams(hashes, n)[places[good]], views[good], at[good]
+
+    def _grams(self, n: int, template: bool) -> tuple[Hashes, Ints, Ints]:
+        found = [self._places(form, n, template) for form in range(len(FORMS))]
+        keys, views, at = (np.concatenate(column) for column in zip(*found, strict=True))
+        return keys, views, at
+
+    def _index(self, keys: Hashes, views: Ints, at: Ints, n: int, key_bits: int) -> Grams:
+        return Grams.build(n, keys, views, at, self._groups[self._item_of[views]], key_bits)
+
+    def _anchors(self) -> tuple[Hashes, Ints, Ints]:
+        """Of each view that is found whole the n-gram that fewest others have."""
+        keys, views, at = self._grams(ANCHOR, template=True)
+        whole = self._is_whole()[views]
+        keys, views, at = keys[whole], views[whole], at[whole]
+        _, kind, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        order = np.lexsort((at, counts[kind], views))
+        first = np.append(True, np.diff(views[order]) != 0)[: len(order)]
+        return keys[order][first], views[order][first], at[order][first]
+
+    def _is_whole(self) -> NDArray[np.bool_]:
+        """Views with no n-gram of words or of template words, but enough words."""
+        whole = np.zeros(len(self.views), np.bool_)
+        for form, batch in enumerate(self.batches):
+            chosen, first, last = self._bounds(form, template=False)
+            _, template_first, template_last = self._bounds(form, template=True)
+            long = (batch.words.kinds == WORD) & (batch.words.stops - batch.words.starts > 1)
+            telling = np.append(0, np.cumsum(long))
+            words = np.minimum(last - first, template_last - template_first)
+            whole[chosen] = (words < self.n) & (last - first >= SHORTEST) & (telling[last] - telling[first] >= TELLING)
+        return whole
+
+    def length(self, view: int) -> int:
+        """Words of a view."""
+        batch, text = self.batches[self.views[view].form], self.views[view].text
+        return int(batch.last[text] - batch.first[text])
+
+    def template_hashes(self, view: int) -> Hashes:
+        """Template words of a view."""
+        batch, text = self.batches[self.views[view].form], self.views[view].text
+        return batch.words.template[0][batch.template_first[text] : batch.template_last[text]]
