@@ -406,3 +406,12 @@ def test_a_run_that_measures_its_snapshots_knows_the_thresholds(tmp_path: Path) 
     changed, before = fingerprints(planned(tmp_path, data)), fingerprints(plan)
     assert changed["rl/rl/s0"] != before["rl/rl/s0"]
     assert changed["rl/rl-base/s0"] == before["rl/rl-base/s0"]
+
+
+def test_a_pattern_of_spectra_reaches_the_step_and_must_be_one(tmp_path: Path) -> None:
+    data = study()
+    data["analyses"]["weights"] = {"svd": r"layers\.1\."}
+    assert {step.config["svd"] for step in planned(tmp_path, data).steps if step.kind == "weights"} == {r"layers\.1\."}
+    data["analyses"]["weights"] = {"svd": "layers("}
+    with pytest.raises(SpecError, match="no regular expression"):
+        planned(tmp_path, data)
