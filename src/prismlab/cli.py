@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import gc as collector
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -343,10 +346,24 @@ def _complain(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def _start_lean() -> None:
+    """For a command that is done in a second, of which Python's start is half: takes a third of that away.
+
+    Collecting garbage among modules that are being loaded finds none, nor does it at the end, and a command without
+    linear algebra needs no threads for it. Called before numpy is imported, and only where the process is the command's
+    own.
+    """
+    collector.disable()
+    atexit.register(collector.freeze)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def main() -> None:
     """Run ``prism``: exit code 0, 2 for what the user can mend (two lines at most), 130 for Ctrl-C, 1 for our fault."""
     from prismlab.errors import PrismError, place_trouble
 
+    if sys.argv[1:2] == ["merge"]:
+        _start_lean()
     try:
         app(prog_name="prism")
     except PrismError as error:
