@@ -220,14 +220,15 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - start
 
 
-def _texts(config: Mapping[str, Json], name: str, progress: Progress) -> list[str]:
+def _texts(config: Mapping[str, Json], inputs: Mapping[str, Artifact], name: str, progress: Progress) -> list[str]:
     """Held-out documents of one source; the runner gives the paths of its files, if any, under ``files``."""
     from prismlab.data.sources import heldout_texts
 
     asked = int(config["spec"]["inputs"])
     files = (config.get("files") or {}).get(name)
     share, source = float(config["heldout"]), config["sources"][name]
-    found = heldout_texts(name, source, config["micro"], files, config["template"], share, asked)
+    cleaned = inputs[name].path if name in inputs else None
+    found = heldout_texts(name, source, config["micro"], files, config["template"], share, asked, cleaned)
     found = [text for text in found if text.strip()]
     if len(found) < FEWEST:
         raise StageError(
@@ -249,7 +250,7 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         CheckpointError: the checkpoint cannot be loaded.
     """
     spec = config["spec"]
-    texts = {name: _texts(config, name, progress) for name in spec["sources"]}
+    texts = {name: _texts(config, inputs, name, progress) for name in spec["sources"]}
     progress.start(sum(map(len, texts.values())), "inputs")
     states = measure(
         inputs["checkpoint"].model,

@@ -90,7 +90,7 @@ def _row_id(row: Row, name: str | None) -> str:
         except BadRow:
             continue
         if isinstance(value, (str, int)) and not isinstance(value, bool) and str(value):
-            return str(value)
+            return encodable(row.where, str(value))
     return row.where
 
 

@@ -31,6 +31,10 @@ class BadRow(DataError):
         super().__init__(f"{where}: {detail}")
         self.where, self.reason, self.detail = where, reason, detail
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors travel between processes by their arguments, and these are three.
+        return BadRow, (self.where, self.reason, self.detail)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

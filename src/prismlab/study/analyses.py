@@ -13,6 +13,7 @@ from prismlab.study.pairs import (
     cka_pairs,
     direction_groups,
     evaluated,
+    gated,
     landscape_triples,
     trajectory_checkpoints,
     weight_pairs,
@@ -39,6 +40,10 @@ class Builder(Protocol):
 
     def data(self, sources: Any, tasks: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Config keys and paths of the sources and tasks that a step reads."""
+        ...
+
+    def cleaned(self, names: Any, seed: int) -> dict[str, str]:
+        """Inputs of a step that reads sources: those of them that are cleaned first."""
         ...
 
 
@@ -98,7 +103,8 @@ def _states(builder: Builder, spec: CkaSpec, checkpoint: str, seed: int) -> str:
     base = builder.study.bases.get(checkpoint)
     # All seeds share outside weights, and which inputs are held out depends on no seed: so they share the pass, too.
     shared = base is not None and base.checkpoint is not None
-    inputs = {"checkpoint": builder.checkpoint(checkpoint, seed)}
+    cleaned = builder.cleaned(spec.sources, seed)
+    inputs = {"checkpoint": builder.checkpoint(checkpoint, seed), **cleaned}
     facts = {"checkpoint": checkpoint}
     one = None if shared else seed
     return builder.add("states", checkpoint, one, config, seed_name="states", inputs=inputs, facts=facts, **paths)
@@ -150,6 +156,17 @@ def _landscape(builder: Builder, seed: int) -> None:
         builder.add("landscape", title, seed, config, seed_name=spec.evaluation, inputs=inputs, facts=facts, **paths)
 
 
+def _gates(builder: Builder, seed: int) -> None:
+    for name, spec in builder.study.gates.items():
+        for checkpoint in gated(builder.study, name):
+            sides = {"base": spec.reference, "new": checkpoint}
+            inputs = {key: builder.evaluation(spec.evaluation, side, seed) for key, side in sides.items()}
+            facts = {"checkpoint": checkpoint, "reference": spec.reference, "evaluation": spec.evaluation}
+            rule = {key: _json(spec)[key] for key in ("margin", "margins", "action")}
+            config = {"spec": rule, "reference": spec.reference, "checkpoint": checkpoint}
+            builder.add("gate", name, seed, config, step_name=f"{name}@{checkpoint}", inputs=inputs, facts=facts)
+
+
 ANALYSES: tuple[Callable[[Builder, int], None], ...] = (
     _weights,
     _direction,
@@ -157,5 +174,6 @@ ANALYSES: tuple[Callable[[Builder, int], None], ...] = (
     _behaviour,
     _trajectory,
     _landscape,
+    _gates,
 )
 """What plans each analysis, in the order of the report."""

@@ -148,7 +148,49 @@ def _mixture(here: str, name: str, mixture: MixtureSpec, study: Study) -> Iterat
     yield from wrong
 
 
+_INPUTS = ("tokenizer", "checkpoint")
+"""Keys of inputs beside which those of cleaned sources stand, which are called like their sources."""
+
+
+def _cleaning(study: Study) -> Iterator[str]:
+    asked = study.decontaminate
+    for name, spec in study.sources.items():
+        if name in _INPUTS and (spec.cleaned or asked is not None):
+            yield f"sources.{name}: a source that is cleaned cannot be called so; name it otherwise"
+    if asked is None:
+        return
+    sampled = [name for name, spec in study.evaluations.items() if spec.tasks]
+    yield from _refer("decontaminate.evaluations", asked.evaluations or [], sampled, "evaluation with tasks")
+    yield from _refer("decontaminate.tasks", asked.tasks or [], study.tasks, "task")
+    if not sampled and not asked.tasks:
+        yield "decontaminate: no evaluation samples tasks, so there is no item to look for; name 'tasks'"
+    for both in set(study.tasks) & set(study.sources):
+        if study.tasks[both].files is not None and study.sources[both].files is not None:
+            yield f"decontaminate: {both!r} is a task and a source, and each has files; name one of them otherwise"
+
+
+def _gates(study: Study) -> Iterator[str]:
+    sampled = [name for name, spec in study.evaluations.items() if spec.tasks]
+    for name, spec in study.gates.items():
+        here = f"gates.{name}"
+        yield from _refer(f"{here}.evaluation", [spec.evaluation], sampled, "evaluation with tasks")
+        evaluation = study.evaluations.get(spec.evaluation)
+        if evaluation is None:
+            continue
+        everything = [*study.bases, *study.checkpoints]
+        judged = evaluation.checkpoints or [
+            one for one in everything if one not in study.bases or study.bases[one].arch is None
+        ]
+        what = f"checkpoint among those of evaluation {spec.evaluation!r}:"
+        yield from _refer(f"{here}.reference", [spec.reference], judged, what)
+        yield from _refer(f"{here}.checkpoints", spec.checkpoints or [], judged, what)
+        yield from _refer(f"{here}.margins", spec.margins, evaluation.tasks, "task of its evaluation:")
+        if not set(judged if spec.checkpoints is None else spec.checkpoints) - {spec.reference}:
+            yield f"{here}: no checkpoint is left to hold against {spec.reference!r}; name one in 'checkpoints'"
+
+
 def _rest(study: Study) -> Iterator[str]:
+    yield from _cleaning(study)
     if len(set(study.seeds)) < len(study.seeds):
         yield problem("seeds", f"{study.seeds} has a seed twice", "each seed once")
     if study.tokenizer is not None:
@@ -201,7 +243,7 @@ def find_cycle(needs: Mapping[str, Sequence[str]]) -> list[str] | None:
 
 def cross_problems(study: Study) -> list[str]:
     """Every broken reference and rule between parts of the study, two lines each; cycles only where names are right."""
-    found = [*_checkpoints(study), *_sampling(study), *_analyses(study), *_rest(study)]
+    found = [*_checkpoints(study), *_sampling(study), *_analyses(study), *_rest(study), *_gates(study)]
     if not found and (cycle := find_cycle(_needs(study))):
         found.append(
             f"{cycle[0]}: a cycle, so nothing can come first: {' <- '.join(cycle)}; cut it at one 'from' or 'by'"

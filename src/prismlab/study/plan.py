@@ -16,6 +16,7 @@ from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.content import FileHashes
 from prismlab.study.load import LoadedStudy
 from prismlab.study.pairs import evaluated
+from prismlab.study.spec import EvaluationSpec
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
 
 MACHINE_TEXT = ("web", "code-text", "chat")
@@ -126,6 +127,39 @@ class Builder:
         content = {"id": hub_id, "revision": revision or "main"}
         return self.add("base", name, None, {"spec": spec, "content": content}, facts=facts)
 
+    def _items(self) -> dict[str, int]:
+        """Tasks whose items are looked for in sources, and how many of a generated one."""
+        asked, evaluations = self.study.decontaminate, self.study.evaluations
+        if asked is None:
+            return {}
+        named: Sequence[str] = asked.evaluations or ()
+        if asked.evaluations is None and not asked.tasks:
+            named = list(evaluations)
+        tasks: list[str] = [task for name in named for task in evaluations[name].tasks]
+        items: dict[str, int] = dict.fromkeys([*tasks, *(asked.tasks or [])], 0)
+        for spec in evaluations.values():
+            items |= {task: max(items[task], spec.items) for task in spec.tasks if task in items}
+        return {task: most or EvaluationSpec(tasks=[task]).items for task, most in items.items()}
+
+    def clean(self, name: str, seed: int) -> str | None:
+        """The step that cleans a source, or None where it is read as it is."""
+        spec, asked, items = self.study.sources[name], self.study.decontaminate, self._items()
+        if not spec.cleaned and not items:
+            return None
+        data, paths = self.data([name], items or None)
+        given: dict[str, Any] | None = None
+        if asked is not None and items:
+            given = {"n": asked.n, "action": asked.action, "allow": asked.allow, "tasks": items}
+        config = {"source": name, "template": self.study.template, "decontaminate": given, **data}
+        # What is generated depends on the seed; files and hub data sets are the same for all.
+        one = seed if spec.micro is not None else None
+        return self.add("clean", name, one, config, facts={"source": name}, **paths)
+
+    def cleaned(self, names: Iterable[str], seed: int) -> dict[str, str]:
+        """Inputs of a step that reads sources: those of them that are cleaned first."""
+        steps = {name: self.clean(name, seed) for name in names}
+        return {name: step for name, step in steps.items() if step is not None}
+
     def corpus(self, spec: TrainSpec, seed: int) -> str:
         mixture = self.study.mixtures[spec.mixture]
         tokenizer = self.study.tokenizer or next(iter(self.study.bases))
@@ -150,7 +184,7 @@ class Builder:
             seed,
             config,
             step_name="-".join(filter(None, [spec.mixture, f"{rows}x{spec.seq_len}", spec.packing.label])),
-            inputs={"tokenizer": self.base(tokenizer, seed)},
+            inputs={"tokenizer": self.base(tokenizer, seed), **self.cleaned(mixture.names, seed)},
             facts={"mixture": spec.mixture},
             **paths,
         )
@@ -213,7 +247,7 @@ class Builder:
             seed,
             config,
             step_name=f"{name}@{checkpoint}",
-            inputs={"checkpoint": self.checkpoint(checkpoint, seed)},
+            inputs={"checkpoint": self.checkpoint(checkpoint, seed), **self.cleaned(spec.text, seed)},
             facts={"checkpoint": checkpoint},
             **paths,
         )

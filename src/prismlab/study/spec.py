@@ -255,6 +255,21 @@ class MixtureSpec(Spec):
         return {name: self.domains[at] / whole * parts[name] / sums[at] for name, at in domains.items()}
 
 
+class DecontaminateSpec(Spec):
+    """Which evaluation items training documents must not hold."""
+
+    evaluations: list[Name] | None = None
+    """Evaluations whose tasks are looked for, every row of each; null for all, unless ``tasks`` are named."""
+    tasks: list[Name] | None = None
+    """Tasks that are looked for besides."""
+    n: Annotated[int, Field(ge=8, le=100)] = 13
+    """Words in a row that a document must share with an item."""
+    action: Literal["report", "drop"] = "report"
+    """Whether documents that hold an item are dropped, or only listed."""
+    allow: list[str] = []
+    """What is no contamination: ids of items (``task/id``), or texts that what is shared lies within."""
+
+
 class MicroTask(Spec):
     """A generated task of the micro world, its test split."""
 

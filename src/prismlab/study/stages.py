@@ -8,6 +8,7 @@ from __future__ import annotations
 
 STAGES: dict[str, tuple[str, int]] = {
     "base": ("prismlab.model.base:run", 1),
+    "clean": ("prismlab.data.clean:run", 1),
     "corpus": ("prismlab.data.build:run", 2),
     "train": ("prismlab.train.stage:run", 1),
     "merge": ("prismlab.merge.linear:run", 2),
@@ -22,6 +23,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "behaviour": ("prismlab.analyse.behaviour:run", 3),
     "trajectory": ("prismlab.analyse.trajectory:run", 2),
     "landscape": ("prismlab.analyse.landscape:run", 2),
+    "gate": ("prismlab.evaluate.retention:run", 1),
     "claims": ("prismlab.claims.ledger:run", 3),
     "report": ("prismlab.report.html:run", 4),
 }

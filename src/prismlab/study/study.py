@@ -12,6 +12,7 @@ from prismlab.study.spec import (
     LARGEST,
     BaseSpec,
     Count,
+    DecontaminateSpec,
     EvaluationSpec,
     Fraction,
     MixtureSpec,
@@ -154,6 +155,23 @@ class ClaimsSpec(Spec):
     """Loss of general ability that counts as retained, in bits per byte (C2)."""
 
 
+class GateSpec(Spec):
+    """What checkpoints may have lost against a reference, benchmark by benchmark."""
+
+    evaluation: Name
+    """The evaluation whose tasks are the benchmarks, on the same items for all."""
+    reference: Name
+    """Base or checkpoint that the others are held against."""
+    checkpoints: list[Name] | None = None
+    """Checkpoints that are tested; null for all that the evaluation samples."""
+    margin: Annotated[float, Field(gt=0.0, lt=100.0)] = 2.0
+    """Points that a benchmark may lose."""
+    margins: dict[Name, Annotated[float, Field(gt=0.0, lt=100.0)]] = {}
+    """Points that single benchmarks may lose."""
+    action: Literal["record", "warn"] = "record"
+    """What to do where retention is not shown: record it, or also warn while the study runs."""
+
+
 class RunSpec(Spec):
     """How steps are placed on this machine; never part of a fingerprint, but ``threads``, which changes float sums."""
 
@@ -203,8 +221,12 @@ class Study(Spec):
     """RL prompt sets."""
     evaluations: dict[Name, EvaluationSpec] = {}
     """Evaluations."""
+    decontaminate: DecontaminateSpec | None = None
+    """Look for evaluation items in every source that is trained on; null for not at all."""
     analyses: AnalysesSpec = AnalysesSpec()
     """Analyses of weights, representations and behaviour."""
+    gates: dict[Name, GateSpec] = {}
+    """Retention gates."""
     claims: ClaimsSpec = ClaimsSpec()
     """Decisions."""
     report: ReportSpec = ReportSpec()
