@@ -3,8 +3,10 @@
 The rules, with measured rates, are in docs/data.md:
 
 - an item's part (question, choices, answer) of at least n words is found by any n of its words in a row;
-- one of 8 to n - 1 words only whole; a question of fewer than 8 words only with its right answer behind it;
+- one of 8 to n - 1 words only whole; a question of fewer words, or a short one that several items share, only with its
+  right answer or its choices behind it;
 - a question whose words are there with other numbers is a near-duplicate if at least 60% of it is;
+- a hit counts if a span of 2 n words or at least half of the part is there, else it is put aside as ``part``;
 - an n-gram that 4 or more different items have tells none of them: a hit of such n-grams alone, shorter than 2 n
   words, is put aside as ``common``;
 - a list of answers by number is reported as an answer key, of no item in particular.
@@ -20,7 +22,7 @@ from itertools import islice
 
 import numpy as np
 
-from prismlab.data.evidence import Hit, settle, tally
+from prismlab.data.evidence import Hit, tally
 from prismlab.data.grams import Batch, Runs, runs
 from prismlab.data.items import Item
 from prismlab.data.matching import Match, Reader, judged
@@ -92,7 +94,7 @@ class Decontaminator:
         return self.find_many([text])[0]
 
     def find_many(self, texts: Sequence[str]) -> list[list[Hit]]:
-        """What each document has of the items; ``settle`` has not been called."""
+        """What each document has of the items."""
         if not texts:
             return []
         batch = Batch(texts)
@@ -144,7 +146,7 @@ class Decontaminator:
         return matches
 
     def scan(self, documents: Iterable[str], threads: int = 1) -> Report:
-        """What all documents have of the items, with the corpus's own phrases put aside.
+        """What all documents have of the items.
 
         Args:
             documents: texts, read as they are needed.
@@ -159,11 +161,10 @@ class Decontaminator:
                     numbers.append(count + at)
                     hits.append(one)
             count, characters = count + size, characters + lengths
-        settled = settle(hits, count, 2 * self.n)
-        counts = tally(settled)
-        counts["clean"] += count - len(settled)
+        counts = tally(hits)
+        counts["clean"] += count - len(hits)
         return Report(
-            hits=dict(zip(numbers, settled, strict=True)),
+            hits=dict(zip(numbers, hits, strict=True)),
             documents=count,
             characters=characters,
             counts=counts,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal["exact", "near-duplicate", "answer-key"]
 MOST_TEXT = 2_000
 """Characters of a shared span that are kept."""
-FREQUENT_DOCUMENTS, FREQUENT_SHARE = 5, 0.01
-"""A short span found in more documents than the first number and than this share of all is the corpus's own phrase."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +39,8 @@ class Hit:
     numbers: tuple[tuple[str, str], ...] = ()
     """Of a near-duplicate up to eight numbers, the item's and the document's."""
     aside: str = ""
-    """Why this is no contamination: ``common`` (a phrase of many items), ``frequent`` (a phrase of many documents),
-    ``allowed``; empty if it counts."""
+    """Why it does not count: ``common`` (a phrase of many items), ``part`` (less than half of the item's part, and
+    short), ``allowed``; empty if nothing is against it."""
 
     @property
     def counts(self) -> bool:
@@ -53,33 +50,6 @@ class Hit:
     def to_json(self) -> dict[str, Any]:
         """As JSON, with ``counts``."""
         return asdict(self) | {"numbers": [list(pair) for pair in self.numbers], "counts": self.counts}
-
-
-def settle(hits: Sequence[Sequence[Hit]], documents: int, short: int) -> list[list[Hit]]:
-    """The hits of a corpus with its own phrases put aside.
-
-    A span shorter than ``short`` words that covers less than half of its item and stands in more than
-    ``FREQUENT_DOCUMENTS`` documents and more than ``FREQUENT_SHARE`` of all is a phrase of the corpus (a licence, a
-    footer). A copy of an item that stands in many documents covers more of it, so it is not put aside.
-
-    Args:
-        hits: per document.
-        documents: how many were read.
-        short: twice the n of the n-grams.
-    """
-
-    def phrase(hit: Hit) -> str:
-        return " ".join(hit.item_text.casefold().split())
-
-    def weak(hit: Hit) -> bool:
-        return hit.kind == "exact" and not hit.aside and hit.longest < short and hit.share < 0.5
-
-    spread = Counter(one for found in hits for one in {phrase(hit) for hit in found if weak(hit)})
-    limit = max(FREQUENT_DOCUMENTS, FREQUENT_SHARE * documents)
-    return [
-        [replace(hit, aside="frequent") if weak(hit) and spread[phrase(hit)] > limit else hit for hit in found]
-        for found in hits
-    ]
 
 
 def tally(hits: Iterable[Sequence[Hit]]) -> dict[str, int]:

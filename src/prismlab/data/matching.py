@@ -16,6 +16,8 @@ from prismlab.data.words import NUMBER_HASH
 
 NEAR_SHARE = 0.6
 """Share of a question that a near-duplicate has."""
+PART = 0.5
+"""A stretch shorter than 2 n words counts if at least so much of the item's part is there."""
 MOST_NUMBERS = 8
 """Changed numbers that a hit shows."""
 
@@ -172,4 +174,9 @@ def _is_near(reader: Reader, match: Match) -> bool:
 
 
 def _aside(match: Match, n: int) -> str:
-    return "" if match.rare or match.whole or match.longest >= 2 * n else "common"
+    """Why a match that was checked does not count."""
+    if match.whole or match.longest >= 2 * n:
+        return ""
+    if not match.rare:
+        return "common"
+    return "part" if match.share < PART else ""

@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 
 from prismlab.data.grams import Batch, Grams
 from prismlab.data.items import Item
-from prismlab.data.words import NUMBER_HASH, WORD, C, Hashes, Ints, grams, signatures
+from prismlab.data.words import WORD, C, Hashes, Ints, Words, grams, signatures, spelled
 
 SHORTEST = 8
 """Words of the shortest sequence that is looked for."""
 ANCHOR = 5
 """A sequence that is found whole is looked for by so many of its first words."""
 TELLING = 4
-"""An n-gram is looked for if so many of its words have two letters or more: lists of numbers are everywhere."""
+"""An n-gram is looked for if so many of its words have two letters or more and are no numbers: lists of numbers are
+everywhere."""
 COMMON = 4
 """An n-gram that so many different items have tells none of them."""
+SHARED = 2
+"""A stem of fewer than n words that so many different items have is not looked for by itself."""
 FORMS = (None, "'’‘ʼ`´-‐‑–", "")
 """Marks that may be left out of a copy: none, those within words, all; each form of an item that differs is indexed."""
 
@@ -43,6 +46,11 @@ def _forms(item: Item) -> Iterator[tuple[str, str]]:
     yield "short", f"{item.stem}\nAnswer: {item.right}"
     if item.choices is not None:
         yield "short", f"{item.stem}\n{item.texts()['choices'][0]}"
+
+
+def _telling(words: Words) -> NDArray[np.bool_]:
+    """Words of two letters or more that are no number [n]."""
+    return (words.kinds == WORD) & (words.stops - words.starts > 1) & ~np.isin(words.hashes, spelled())
 
 
 class Views:
@@ -103,7 +111,7 @@ class Views:
         _, kind = np.unique(signs[stems], return_inverse=True)
         # Items with the same words in all their texts are one.
         pairs = np.unique(np.stack([kind, self._groups]), axis=1)[0]
-        shared = np.bincount(pairs)[kind] >= COMMON
+        shared = np.bincount(pairs)[kind] >= SHARED
         weak = (lengths < SHORTEST) | ((lengths < self.n) & shared)
         return dict(zip(stems.tolist(), weak.tolist(), strict=True))
 
@@ -141,8 +149,7 @@ class Views:
         counts = np.maximum(last - first - n + 1, 0)
         at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         places, views = np.repeat(first, counts) + at, np.repeat(chosen, counts)
-        long = (batch.words.kinds == WORD) & (batch.words.stops - batch.words.starts > 1)
-        telling = np.append(0, np.cumsum(long[words] & (hashes != NUMBER_HASH)))
+        telling = np.append(0, np.cumsum(_telling(batch.words)[words]))
         good = telling[places + n] - telling[places] >= (TELLING if n > ANCHOR else 1)
         return grams(hashes, n)[places[good]], views[good], at[good]
 
@@ -170,8 +177,7 @@ class Views:
         for form, batch in enumerate(self.batches):
             chosen, first, last = self._bounds(form, template=False)
             _, template_first, template_last = self._bounds(form, template=True)
-            long = (batch.words.kinds == WORD) & (batch.words.stops - batch.words.starts > 1)
-            telling = np.append(0, np.cumsum(long))
+            telling = np.append(0, np.cumsum(_telling(batch.words)))
             words = np.minimum(last - first, template_last - template_first)
             whole[chosen] = (words < self.n) & (last - first >= SHORTEST) & (telling[last] - telling[first] >= TELLING)
         return whole
