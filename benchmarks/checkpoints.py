@@ -32,9 +32,10 @@ OURS = """
 import json, sys, time
 from prismlab.analyse.weights import diff
 old, new, warm_old, warm_new = sys.argv[1:5]
-diff(warm_old, warm_new)  # loads the compiled code
+thresholds = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+diff(warm_old, warm_new, thresholds)  # loads the compiled code
 began = time.perf_counter()
-found = diff(old, new)
+found = diff(old, new, thresholds)
 print(json.dumps({"seconds": time.perf_counter() - began, "kernel": found["kernel"], "total": found["total"]}))
 """
 
