@@ -26,7 +26,7 @@ from prismlab.data.blocks import (
     RecipeFilter,
     save_json,
 )
-from prismlab.data.contamination import DropContaminated, FindItems, Settle, item_note, save_items
+from prismlab.data.contamination import DropContaminated, FindItems, Gather, item_note, save_items
 from prismlab.data.executors import Phase
 from prismlab.data.files import whole
 from prismlab.data.recipe_list import RECIPES
@@ -145,7 +145,7 @@ class Work:
         if asked:
             find = FindItems(self.folder, asked)
             phases.append(Phase("items-find", [*self._without_near_copies(), find], len(shards)))
-            phases.append(Phase("items-settle", [Settle(self.folder, asked)], 1))
+            phases.append(Phase("items-gather", [Gather(self.folder, asked)], 1))
         phases.append(Phase("write", self._writing(), len(shards)))
         phases.append(Phase("finish", [Finish(self.folder, self._stream, self._without_copies, len(shards))], 1))
         return phases

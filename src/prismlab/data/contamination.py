@@ -1,4 +1,4 @@
-"""Blocks that look for evaluation items in documents: found first, judged over the whole source, then dropped."""
+"""Blocks that look for evaluation items in documents: found first, put together over the source, then dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from prismlab.data.blocks import Drops, save_json
 from prismlab.data.decontaminate import BATCH_CHARS, Decontaminator
-from prismlab.data.evidence import Hit, settle, tally
+from prismlab.data.evidence import Hit, tally
 from prismlab.data.files import whole
 from prismlab.data.items import Item, all_items
 
@@ -60,7 +60,7 @@ def finder(folder: Path, asked: Mapping[str, Any]) -> Decontaminator:
 
 
 class FindItems(PipelineStep):
-    """What each document has of the items, to ``items/SHARD.jsonl``; nothing is judged or dropped yet.
+    """What each document has of the items, to ``items/SHARD.jsonl``; nothing is dropped yet.
 
     Args:
         folder: of the whole work.
@@ -103,8 +103,8 @@ def _hit(values: Mapping[str, Any]) -> Hit:
     return Hit(**{**fields, "numbers": tuple((one, other) for one, other in fields["numbers"])})
 
 
-class Settle(PipelineStep):
-    """Puts the source's own phrases aside and says what is left: ``hits.parquet``, ``hits.json``, places to drop.
+class Gather(PipelineStep):
+    """What was found in all shards: ``hits.parquet``, ``hits.json``, and the places of documents that hold an item.
 
     Args:
         folder: of the whole work.
@@ -127,37 +127,37 @@ class Settle(PipelineStep):
                     documents += line.get("documents", 0)
                     if "hits" in line:
                         found.append({**line, "shard": int(file.stem)})
-        settled = settle([[_hit(hit) for hit in one["hits"]] for one in found], documents, 2 * int(self.asked["n"]))
-        self._rows(found, settled)
-        self._places(found, settled, len(files))
-        save_json(self.folder / "hits.json", self._summary(settled, documents))
+        hits = [[_hit(hit) for hit in one["hits"]] for one in found]
+        self._rows(found, hits)
+        self._places(found, hits, len(files))
+        save_json(self.folder / "hits.json", self._summary(hits, documents))
         return
         yield
 
-    def _rows(self, found: list[dict[str, Any]], settled: list[list[Hit]]) -> None:
+    def _rows(self, found: list[dict[str, Any]], every: list[list[Hit]]) -> None:
         rows = [
             {**hit.to_json(), "numbers": json.dumps(hit.numbers), "where": one["where"], "id": one["id"]}
-            for one, hits in zip(found, settled, strict=True)
+            for one, hits in zip(found, every, strict=True)
             for hit in hits
         ]
         with whole(self.folder / "hits.parquet") as draft:
             pq.write_table(pa.Table.from_pylist(rows, schema=HITS), draft, compression="zstd")
 
-    def _places(self, found: list[dict[str, Any]], settled: list[list[Hit]], shards: int) -> None:
+    def _places(self, found: list[dict[str, Any]], every: list[list[Hit]], shards: int) -> None:
         places: list[dict[str, str]] = [{} for _ in range(shards)]
-        for one, hits in zip(found, settled, strict=True):
+        for one, hits in zip(found, every, strict=True):
             if counting := [hit for hit in hits if hit.counts]:
                 best = max(counting, key=lambda hit: hit.share)
                 places[one["shard"]][str(one["number"])] = f"{best.task}/{best.item}"
         for shard, held in enumerate(places):
             save_json(self.folder / "contaminated" / f"{shard:05d}.json", held)
 
-    def _summary(self, settled: list[list[Hit]], documents: int) -> dict[str, Any]:
+    def _summary(self, every: list[list[Hit]], documents: int) -> dict[str, Any]:
         look = finder(self.folder, self.asked)
-        counts = tally(settled)
-        counts["clean"] += documents - len(settled)
-        by_task = Counter(task for hits in settled for task in {hit.task for hit in hits if hit.counts})
-        items = {(hit.task, hit.item) for hits in settled for hit in hits if hit.counts}
+        counts = tally(every)
+        counts["clean"] += documents - len(every)
+        by_task = Counter(task for hits in every for task in {hit.task for hit in hits if hit.counts})
+        items = {(hit.task, hit.item) for hits in every for hit in hits if hit.counts}
         return {
             "action": self.asked["action"],
             "n": self.asked["n"],

@@ -11,7 +11,6 @@ from prismlab.data.rows import BadRow, Row, encodable, question_and_answer
 from prismlab.data.templates import ROLES, ThinkTemplate
 from prismlab.errors import DataError
 
-
 _MESSAGE_KEYS = (("role", "from"), ("content", "value"))
 
 
