@@ -25,7 +25,7 @@ import numpy as np
 from prismlab.data.evidence import Hit, tally
 from prismlab.data.grams import Batch, Runs, runs
 from prismlab.data.items import Item
-from prismlab.data.matching import Match, Reader, judged
+from prismlab.data.matching import NEAR_SHARE, Match, Reader, judged
 from prismlab.data.normalise import word_texts
 from prismlab.data.views import COMMON, Views
 from prismlab.data.words import NUMBER, words_of
@@ -132,7 +132,8 @@ class Decontaminator:
         matches = _Matches(self.views, True)
         found = self.views.template.find(hashes, COMMON)
         texts = reader.batch.text_of(first[found.places])
-        for document, view, place, at, length, rare in _each(runs(found, self.n, texts)):
+        stretches = self._enough(runs(found, self.n, texts))
+        for document, view, place, at, length, rare in _each(stretches):
             reader.template(matches.of(document, view), place, at, length, rare, self.n)
         whole = self.views.whole.find(hashes, COMMON)
         texts = reader.batch.text_of(first[whole.places])
@@ -144,6 +145,13 @@ class Decontaminator:
                 reader.template(match, place, 0, length, True, length)
                 match.whole = match.longest == length
         return matches
+
+    def _enough(self, found: Runs) -> Runs:
+        """Stretches of texts and views that have enough in common for a near-duplicate."""
+        new = np.append(True, (np.diff(found.texts) != 0) | (np.diff(found.views) != 0))[: len(found.texts)]
+        pair = np.cumsum(new) - 1
+        words = np.bincount(pair, found.words)[pair] if len(pair) else found.words
+        return found.only(words >= NEAR_SHARE * self.views.template_lengths[found.views])
 
     def scan(self, documents: Iterable[str], threads: int = 1) -> Report:
         """What all documents have of the items.

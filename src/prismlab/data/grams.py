@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,9 @@ from prismlab.data.normalise import BREAK_CHAR
 from prismlab.data.words import END, Hashes, Ints, compiled, grams, words_of
 
 BITS_A_KEY = 16
-"""Size of the table that most n-grams are refused by; one of this many, or fewer, gets through."""
+"""Size of the table that refuses most n-grams: three bits a key, all in one word of 64, let about one in 150 through
+(Putze, Sanders, Singler, "Cache-, hash- and space-efficient Bloom filters", 2007)."""
+_6, _12, _63, _1 = map(np.uint64, (6, 12, 63, 1))
 
 
 class Batch:
@@ -64,6 +66,11 @@ class Found:
     """Whether few enough items have this n-gram for it to tell which one it is from [k]."""
 
 
+def three_bits(keys: Hashes) -> Hashes:
+    """Bits of each key in its word of the table; the word is taken from the key's other end."""
+    return (_1 << (keys & _63)) | (_1 << (keys >> _6 & _63)) | (_1 << (keys >> _12 & _63))
+
+
 @dataclass(frozen=True)
 class Grams:
     """All n-grams of the items' sequences, by hash."""
@@ -103,8 +110,8 @@ class Grams:
         spread = np.add.reduceat(new_group.astype(np.int32), first) if len(first) else np.zeros(0, np.int32)
         unique = keys[first]
         size = max(16, int(np.ceil(np.log2(max(1, len(unique)) * BITS_A_KEY))))
-        bits, places = np.zeros(1 << (size - 6), np.uint64), unique >> np.uint64(64 - size)
-        np.bitwise_or.at(bits, places >> np.uint64(6), np.uint64(1) << (places & np.uint64(63)))
+        bits, shift = np.zeros(1 << (size - 6), np.uint64), 64 - size + 6
+        np.bitwise_or.at(bits, unique >> np.uint64(shift), three_bits(unique))
         return cls(
             n=n,
             keys=unique,
@@ -113,7 +120,7 @@ class Grams:
             at=at.astype(np.int32),
             spread=spread.astype(np.int32),
             bits=bits,
-            shift=64 - size,
+            shift=shift,
             mask=mask,
         )
 
@@ -126,9 +133,8 @@ class Grams:
             count = fast.candidates(hashes, self.n, self.bits, shift, mask, places, found)
             return places[:count], found[:count]
         found = grams(hashes, self.n) & np.uint64(self.mask)
-        at = found >> np.uint64(self.shift)
-        there = (self.bits[at >> np.uint64(6)] >> (at & np.uint64(63))) & np.uint64(1)
-        places = np.flatnonzero(there)
+        wanted = three_bits(found)
+        places = np.flatnonzero(self.bits[found >> np.uint64(self.shift)] & wanted == wanted)
         return places, found[places]
 
     def find(self, hashes: Hashes, common: int) -> Found:
@@ -164,6 +170,10 @@ class Runs:
     """How many words [k]."""
     rare: NDArray[np.bool_]
     """Whether one of its n-grams is [k]."""
+
+    def only(self, kept: NDArray[np.bool_]) -> Runs:
+        """Some of them."""
+        return Runs(*(getattr(self, one.name)[kept] for one in fields(self)))
 
 
 def runs(found: Found, n: int, texts: Ints) -> Runs:

@@ -74,6 +74,8 @@ class Views:
         self._choose()
         self._item_of = np.array([self.parts[view.part][0] for view in self.views], np.int64)
         exact, template, anchors = self._grams(n, template=False), self._grams(n, template=True), self._anchors()
+        self.template_lengths = np.array([len(self.template_hashes(at)) for at in range(len(self.views))], np.int64)
+        """Template words of each view."""
         self.exact = self._index(*exact, n, key_bits)
         self.template = self._index(*template, n, key_bits)
         self.whole = self._index(*anchors, ANCHOR, key_bits)
@@ -172,15 +174,16 @@ class Views:
         return keys[order][first], views[order][first], at[order][first]
 
     def _is_whole(self) -> NDArray[np.bool_]:
-        """Views with no n-gram of words or of template words, but enough words."""
+        """Views of questions with no n-gram of words or of template words, but enough words."""
         whole = np.zeros(len(self.views), np.bool_)
+        asked = np.array([self.parts[view.part][1] == "question" for view in self.views], np.bool_)
         for form, batch in enumerate(self.batches):
             chosen, first, last = self._bounds(form, template=False)
             _, template_first, template_last = self._bounds(form, template=True)
             telling = np.append(0, np.cumsum(_telling(batch.words)))
             words = np.minimum(last - first, template_last - template_first)
             whole[chosen] = (words < self.n) & (last - first >= SHORTEST) & (telling[last] - telling[first] >= TELLING)
-        return whole
+        return whole & asked
 
     def length(self, view: int) -> int:
         """Words of a view."""

@@ -21,7 +21,7 @@ _SEPARATOR, _LETTER, _DIGIT = normalise.SEPARATOR, normalise.LETTER, normalise.D
 _IGNORED, _BREAK, _SEVERAL, _UNKNOWN = normalise.IGNORED, normalise.BREAK, normalise.SEVERAL, normalise.UNKNOWN
 NOT_KNOWN, NO_ROOM = -1, -2
 _WORD, _NUMBER, _END = words.WORD, words.NUMBER, words.END
-_0, _1, _6 = np.uint64(0), np.uint64(1), np.uint64(6)
+_0, _1, _6, _12 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(12)
 _S30, _S27, _S31, _S54, _63 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(54), np.uint64(63)
 
 
@@ -121,7 +121,7 @@ def grams(hashes: Any, n: int) -> Any:  # pragma: no cover - runs compiled
 def candidates(
     hashes: Any, n: int, bits: Any, shift: Any, mask: Any, places: Any, found: Any
 ) -> int:  # pragma: no cover - runs compiled
-    """Fill in the places of n-grams whose bit is set, and their hashes; how many there are."""
+    """Fill in the places of n-grams whose bits are set, and their hashes; how many there are."""
     count = 0
     if len(hashes) < n:
         return count
@@ -133,8 +133,8 @@ def candidates(
     last = len(hashes) - n
     for i in range(last + 1):
         key = h & mask
-        at = key >> shift
-        if (bits[at >> _6] >> (at & _63)) & _1:
+        wanted = (_1 << (key & _63)) | (_1 << (key >> _6 & _63)) | (_1 << (key >> _12 & _63))
+        if bits[key >> shift] & wanted == wanted:
             places[count] = i
             found[count] = key
             count += 1
