@@ -1,0 +1,44 @@
+"""Commands of ``prism`` that judge: ``gate``. ``cli`` adds them; all that is heavy is imported late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+GATE = (
+    "Examples:  prism gate base mid --rows-base a.parquet --rows-new b.parquet --margin 2 --margin math=1  |  "
+    "prism gate study.yaml --reference base --checkpoint mid-mcs"
+)
+
+
+def gate(
+    what: Annotated[list[str], typer.Argument(metavar="STUDY | BASE NEW", help="A study file, or two names or files.")],
+    rows_base: Annotated[Path | None, typer.Option("--rows-base", metavar="FILE", help="Rows of BASE.")] = None,
+    rows_new: Annotated[Path | None, typer.Option("--rows-new", metavar="FILE", help="Rows of NEW.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="Of a study: what is held up.")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="Of a study: what is tested.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", metavar="NAME", help="Of a study: the evaluation.")] = None,
+    margin: Annotated[
+        list[str] | None, typer.Option("--margin", metavar="POINTS", help="2.0, or of one benchmark: math=1.5.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Run folder of the study.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON and a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
+) -> None:
+    """Was it retained? Exit 0 yes, 3 undecided, 4 regressed."""
+    from prismlab.errors import SpecError
+    from prismlab.tools import gate as tool
+
+    if len(what) == 2 and reference is None and checkpoint is None and suite is None and runs is None:
+        pairs = [tool.sides_of_files(what, rows_base, rows_new)]
+    elif len(what) == 1 and reference and checkpoint and rows_base is None and rows_new is None:
+        from prismlab.commands import built
+
+        study, found = built(Path(what[0]), "evaluation", out=runs)
+        named = [name for name, spec in study.study.evaluations.items() if spec.tasks]
+        pairs = tool.sides_of_study(found, named, suite, (reference, checkpoint))
+    else:
+        raise SpecError("gate: name BASE and NEW with their rows, or a STUDY with --reference and --checkpoint")
+    raise typer.Exit(tool.gate(pairs, margins=margin or (), out=out, as_json=as_json))
