@@ -35,11 +35,12 @@ ALLOWED = {
     "claims": set[str](),
     "report": {"claims"},
     "__main__": {"cli"},
-    "cli": {"commands", "tools"},
+    "cli": {"cli_judge", "commands", "tools"},
+    "cli_judge": {"commands", "tools"},
     "commands": {"study", "run", "claims"},
 }
 # Commands on any checkpoints: a second front door, which calls the very functions that the stages call.
-ALLOWED["tools"] = set(ALLOWED) - {"__main__", "cli", "commands"}
+ALLOWED["tools"] = set(ALLOWED) - {"__main__", "cli", "cli_judge", "commands"}
 NOT_FOR_TOOLS = {"study.plan", "run.runner"}
 EXCEPTIONS = {
     # The planner needs one hash of the text on this machine; the import is late and brings no torch.

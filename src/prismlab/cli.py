@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from prismlab import cli_judge
+
 app = typer.Typer(
     name="prism",
     no_args_is_help=True,
@@ -340,6 +342,9 @@ def landscape(
         seed=seed,
     )
     walk(checkpoints, tasks=task or (), micro=micro or (), items=items, settings=settings, out=out, as_json=as_json)
+
+
+app.command(epilog=cli_judge.GATE)(cli_judge.gate)
 
 
 def _complain(text: str) -> None:

@@ -331,6 +331,16 @@ def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: 
             typer.echo("no browser could be opened here: open that file in one", err=True)
 
 
+def built(file: Path, kind: str, *, out: Path | None) -> tuple[LoadedStudy, dict[str, Artifact]]:
+    """A study, and its finished artifacts of a kind by step id."""
+    loaded = load_study(file)
+    store = _store(loaded, out)
+    found = _planned(loaded, store, None).resolve(store.record)
+    wanted = {step_id: this for step_id, this in found.items() if isinstance(this, Settled) and this.step.kind == kind}
+    artifacts = {step_id: store.find(kind, this.fingerprint) for step_id, this in wanted.items()}
+    return loaded, {step_id: artifact for step_id, artifact in artifacts.items() if artifact is not None}
+
+
 def collect_garbage(file: Path, *, out: Path | None, threads: int | None, snapshots: bool, yes: bool) -> None:
     """``prism gc``."""
     loaded = load_study(file)

@@ -91,3 +91,10 @@ def evaluated(study: Study, evaluation: str) -> list[str]:
     if named is not None:
         return list(dict.fromkeys(named))
     return [*(name for name in study.bases if not is_random(study, name)), *study.checkpoints]
+
+
+def gated(study: Study, gate: str) -> list[str]:
+    """Checkpoints that a gate tests: those it names, else all that its evaluation samples, but never its reference."""
+    spec = study.gates[gate]
+    named = evaluated(study, spec.evaluation) if spec.checkpoints is None else spec.checkpoints
+    return [name for name in dict.fromkeys(named) if name != spec.reference]
