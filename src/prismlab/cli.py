@@ -355,12 +355,13 @@ def _start_lean() -> None:
     """For a command that is done in a second, of which Python's start is half: takes a third of that away.
 
     Collecting garbage among modules that are being loaded finds none, nor does it at the end, and a command without
-    linear algebra needs no threads for it. Called before numpy is imported, and only where the process is the command's
-    own.
+    linear algebra needs neither threads for it nor scipy's, for which numba looks when it starts. Called before numpy
+    is imported, and only where the process is the command's own.
     """
     collector.disable()
     atexit.register(collector.freeze)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sys.modules["scipy.linalg.cython_blas"] = None  # type: ignore[assignment]  # an import of it fails at once
 
 
 def main() -> None:

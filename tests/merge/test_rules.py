@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from prismlab.cli import app
 from prismlab.errors import CheckpointError, SpecError
-from prismlab.merge import linear
+from prismlab.merge import linear, passes
 from prismlab.merge.linear import merge_linear
 from prismlab.micro.models import ARCHITECTURES, build_model, tiny_config
 from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint
@@ -70,7 +70,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_all_seven_models_merge_whatever_way_they_are_sharded(arch: str, tmp_path: Path) -> None:
+def test_all_seven_models_merge_whatever_way_they_are_sharded(
+    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = make(tmp_path / "a", 0, arch), make(tmp_path / "b", 1, arch)
     load_model(b, "bfloat16").save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
     shutil.copy(b / "tokenizer.json", tmp_path / "sharded")
@@ -87,7 +89,10 @@ def test_all_seven_models_merge_whatever_way_they_are_sharded(arch: str, tmp_pat
         assert not worse.any()
         assert (tensor == rounded).float().mean() > 0.9
     load_model(tmp_path / "out")
-    whole = merge_linear([(a, 0.15), (b, 0.85)], tmp_path / "whole", kernel="numpy")
+    # One piece or many, one thread or three: the same bits.
+    monkeypatch.setattr(passes, "STEP", 2048)
+    monkeypatch.setattr(passes, "TASK", 3000)
+    whole = merge_linear([(a, 0.15), (b, 0.85)], tmp_path / "whole", kernel="numpy", threads=3)
     assert whole["files"] == ["model.safetensors"]
     assert all(torch.equal(tensor, merged[name]) for name, tensor in weights(tmp_path / "whole").items())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,10 @@ from prismlab.merge.shards import Shard, Slot
 from prismlab.model.tensors import ITEM_BYTES, STORED, TensorView
 from prismlab.run.step import Progress
 
-PIECE = 1 << 19
-"""Elements merged at a time by a thread, of two checkpoints; of more as many fewer."""
+TASK = 1 << 22
+"""Elements that a thread takes at a time."""
+STEP = 1 << 19
+"""Elements of all checkpoints together that a thread reads at a time: 1 MB of bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ class Task:
 
 
 class Pass:
-    """The arithmetic of one merge, with buffers that every thread keeps."""
+    """The arithmetic of one merge, with buffers that every thread keeps.
 
-    def __init__(self, kernel: str, piece: int, most: int) -> None:
+    Args:
+        kernel: ``numba`` or ``numpy``.
+        checkpoints: how many are merged.
+    """
+
+    def __init__(self, kernel: str, checkpoints: int) -> None:
         self._own = threading.local()
-        # Each tensor's part of a buffer holds the widest type and begins at a multiple of 64.
-        self._room = piece * 8
-        self._most = most
+        self._step = max(1, STEP // max(2, checkpoints) // 1024) * 1024
+        self._checkpoints = checkpoints
         self._compiled: Any = None
         if kernel == "numba":
             from prismlab.merge import compiled
@@ -55,39 +61,49 @@ class Pass:
             self._compiled = compiled
 
     def _buffers(self) -> tuple[Any, Any]:
+        """Room [checkpoints, step x 8 bytes] for what is read, and [step x 8] for the result."""
         if not hasattr(self._own, "raw"):
-            self._own.raw = np.empty(self._room * self._most, np.uint8)
-            self._own.out = np.empty(self._room, np.uint8)
+            self._own.raw = np.empty((self._checkpoints, self._step * 8), np.uint8)
+            self._own.out = np.empty(self._step * 8, np.uint8)
         return self._own.raw, self._own.out
 
     def run(self, task: Task) -> tuple[str, int]:
         """Do a task: the tensor's name, and how many results are NaN or infinite (copied ones are not counted)."""
+        blend = self._blender(task) if task.weights else None
+        strange, size = 0, ITEM_BYTES[task.dtype]
         raw, out = self._buffers()
-        count = task.stop - task.start
-        starts, begin = [], 0
-        for view in task.views:
-            size = count * ITEM_BYTES[view.dtype]
-            view.read_into(task.start, task.stop, raw[begin : begin + size])
-            starts.append(begin)
-            begin += size + -size % 64
-        strange = 0
-        if not task.weights:
-            done = raw[: count * ITEM_BYTES[task.dtype]]
-        elif self._compiled is not None:
-            done = out[: count * ITEM_BYTES[task.dtype]]
-            kinds = self._compiled.KINDS
-            codes = np.array([kinds[view.dtype] for view in task.views])
-            weights = np.array(task.weights)
-            strange = int(self._compiled.blend(raw, np.array(starts), codes, weights, count, done, kinds[task.dtype]))
-        else:
-            arrays = [
-                _floats(raw[at : at + count * ITEM_BYTES[view.dtype]], view.dtype)
-                for at, view in zip(starts, task.views, strict=True)
-            ]
-            values, strange = encode(weighted_sum(arrays, task.weights), task.dtype)
-            done = values.view(np.uint8)
-        _write(task.file, done.data, task.offset)
+        for start in range(task.start, task.stop, self._step):
+            count = min(self._step, task.stop - start)
+            for row, view in zip(raw, task.views, strict=False):
+                view.read_into(start, start + count, row[: count * ITEM_BYTES[view.dtype]])
+            done = raw[0, : count * size]
+            if blend is not None:
+                done = out[: count * size]
+                strange += blend(raw, count, done)
+            _write(task.file, done.data, task.offset + (start - task.start) * size)
         return task.name, strange
+
+    def _blender(self, task: Task) -> Callable[[Any, int, Any], int]:
+        """A function that weighs, adds and rounds what was read of a task's tensors."""
+        types = [view.dtype for view in task.views]
+        if self._compiled is None:
+
+            def reference(raw: Any, count: int, done: Any) -> int:
+                arrays = [_floats(row[: count * ITEM_BYTES[k]], k) for row, k in zip(raw, types, strict=False)]
+                values, strange = encode(weighted_sum(arrays, task.weights), task.dtype)
+                done[:] = values.view(np.uint8)
+                return strange
+
+            return reference
+        code = self._compiled.KINDS
+        kinds, weights = np.array([code[k] for k in types]), np.array(task.weights)
+        starts = np.arange(len(types)) * (self._step * 8)
+        blend: Any = self._compiled.blend
+
+        def compiled(raw: Any, count: int, done: Any) -> int:
+            return int(blend(raw.ravel(), starts, kinds, weights, count, done, code[task.dtype]))
+
+        return compiled
 
 
 def _floats(raw: Any, dtype: str) -> Any:
@@ -118,14 +134,13 @@ def _tasks(
     tensors: Mapping[str, Sequence[TensorView]],
     slots: Mapping[str, Slot],
     weights: Sequence[float],
-    piece: int,
 ) -> Iterator[Task]:
     for name, offset in shard.offsets.items():
         slot = slots[name]
         views, used = _used(tensors[name], weights, slot.dtype)
-        for start in range(0, slot.elements, piece):
+        for start in range(0, slot.elements, TASK):
             place = offset + start * ITEM_BYTES[slot.dtype]
-            yield Task(name, slot.dtype, views, used, start, min(slot.elements, start + piece), file, place)
+            yield Task(name, slot.dtype, views, used, start, min(slot.elements, start + TASK), file, place)
 
 
 def merge_files(
@@ -148,7 +163,7 @@ def merge_files(
         weights: one a checkpoint.
         kernel: ``numba`` or ``numpy``.
         threads: how many read, add and write.
-        progress: told of every piece.
+        progress: told of every task.
 
     Returns:
         How many results are NaN or infinite, by tensor, where there are any.
@@ -156,17 +171,16 @@ def merge_files(
     Raises:
         CheckpointError: a checkpoint cannot be read to its end.
     """
-    piece = max(16, 2 * PIECE // max(2, len(weights)) // 1024) * 1024
-    work = Pass(kernel, piece, len(weights))
+    work = Pass(kernel, len(weights))
     strange: dict[str, int] = {}
-    progress.start(sum(math.ceil(slot.elements / piece) for slot in slots.values()), "pieces")
+    progress.start(sum(math.ceil(slot.elements / TASK) for slot in slots.values()), "pieces")
     pool = ThreadPoolExecutor(threads)
     try:
         for shard in shards:
             file = os.open(folder / shard.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 _write(file, memoryview(shard.header), 0)
-                tasks = _tasks(shard, file, tensors, slots, weights, piece)
+                tasks = _tasks(shard, file, tensors, slots, weights)
                 for done in as_completed([pool.submit(work.run, task) for task in tasks]):
                     name, found = done.result()
                     if found:
