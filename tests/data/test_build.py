@@ -18,7 +18,7 @@ from prismlab.study.spec import SourceSpec
 from prismlab.study.world import MicroSpec
 
 MICRO = MicroSpec(math_min_digits=1, math_max_digits=2, documents=400)
-EOS = 256
+EOS, PAD = 256, 257
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +192,132 @@ def test_sources_of_equal_kind_but_another_name_are_ordered_apart() -> None:
     spec = SourceSpec.model_validate(TWO["sums"]).model_dump(mode="json", by_alias=True)
     micro = MICRO.model_dump(mode="json")
     assert list(documents("a", spec, micro, None, "think", 1)) != list(documents("b", spec, micro, None, "think", 1))
+
+
+BEST_FIT = {"method": "best_fit", "overlap": 8, "min_tokens": 6, "window": 50}
+
+
+def pieces(corpus: Corpus, source: str) -> list[tuple[bool, bytes]]:
+    """The documents of a source's rows as they are parted: whether each goes on from an earlier row, and its bytes."""
+    found = []
+    for row in np.flatnonzero(corpus.row_source == corpus.sources.index(source)).tolist():
+        tokens, starts = corpus.tokens(row, row + 1)[0], corpus.boundaries(row)
+        assert starts[0] == 0
+        for start, stop, on in zip(starts, [*starts[1:], corpus.row_fill[row]], corpus.continues(row), strict=True):
+            ids = tokens[start:stop].tolist()
+            found.append((bool(on), bytes(at for at in ids if at < 256) + b"$" * (ids[-1] == EOS)))
+            assert EOS not in ids[:-1]
+        assert set(tokens[corpus.row_fill[row] :].tolist()) <= {PAD}
+    return found
+
+
+@pytest.mark.parametrize("packing", [{}, BEST_FIT], ids=["concat", "best_fit"])
+def test_boundaries_part_the_rows_into_the_documents(tmp_path: Path, base: Artifact, packing: dict[str, Any]) -> None:
+    file = tmp_path / "d.jsonl"
+    texts = [f"{at}:" + "x" * (at * 7 % 190) for at in range(200)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cfg = config(
+        {"d": 1},
+        {"d": {"files": ["x"], "domain": "web"}},
+        rows=400,
+        heldout=1e-9,
+        packing=packing,
+        files={"d": [str(file)]},
+    )
+    result, corpus = build(tmp_path / "c", base, cfg)
+    told = result.metrics["sources"]["d"]
+    assert corpus.manifest["tokens"] + corpus.manifest["padding"] == 400 * 64
+    assert (told["tokens"], told["padding"]) == (corpus.manifest["tokens"], corpus.manifest["padding"])
+    spelt = pieces(corpus, "d")
+    assert sum(len(text) for _, text in spelt) == told["tokens"]
+    kept = {(text + "$").encode() for text in texts if len(text) + 1 >= packing.get("min_tokens", 0)}
+    if packing:
+        whole = {text for on, text in spelt if not on and text.endswith(b"$")}
+        assert whole == {text for text in kept if len(text) <= 64}
+        parts = [text for on, text in spelt if on]
+        assert parts
+        assert all(any(text in long for long in kept if len(long) > 64) for text in parts)
+        assert told["repeated_tokens"] == 8 * len(parts)
+        assert told["short_documents"] == len(texts) - len(kept) > 0
+        assert 0 < told["padding"] < 0.1 * 400 * 64
+        assert corpus.masked
+        assert np.array_equal(corpus.loss_mask(3, 90), np.arange(64) < corpus.row_fill[3:90, None])
+        assert 0 < told["padding"] == (~corpus.loss_mask(0, 400)).sum()
+    else:
+        assert told["padding"] == told["repeated_tokens"] == told["short_documents"] == 0
+        assert not corpus.masked
+        joined = b"".join((b"" if on else b"|") + text for on, text in spelt)
+        assert set(joined.split(b"|")[1:-1]) <= kept
+        assert told["split_documents"] == sum(on for on, _ in spelt) + (not spelt[-1][1].endswith(b"$")) - sum(
+            on and not text.endswith(b"$") for on, text in spelt
+        )
+    assert told["epochs"] > 1
+
+
+def test_shares_are_of_tokens_where_rows_are_padded(tmp_path: Path, base: Artifact) -> None:
+    """Documents of 40 tokens fill 40 places of 64, those of 64 all: the shares hold all the same."""
+    for name, length in (("short", 39), ("long", 63)):
+        texts = (f"{at:05d}".ljust(length, ".") for at in range(400))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    sources = {name: {"files": ["x"], "domain": name} for name in ("short", "long")}
+    files = {name: [str(tmp_path / f"{name}.jsonl")] for name in sources}
+    cfg = config({"short": 1, "long": 1}, sources, rows=500, packing={"method": "best_fit", "window": 64}, files=files)
+    result, corpus = build(tmp_path / "c", base, cfg)
+    told = result.metrics["sources"]
+    assert told["short"]["share"] == pytest.approx(0.5, abs=0.001)
+    assert told["short"]["rows"] == pytest.approx(500 * 64 / 104, abs=1)
+    counts = np.cumsum(corpus.row_source[:, None] == np.arange(2), axis=0)
+    tokens = counts * np.array([40, 64])
+    assert np.abs(tokens[:, 0] - tokens.sum(axis=1) / 2).max() < 64
+
+
+def test_only_answers_are_learned_where_that_is_asked_for(tmp_path: Path, base: Artifact) -> None:
+    pairs = [(f"What is {at} times {at}?", f"It is {at * at}.") for at in range(60)]
+    file = tmp_path / "qa.jsonl"
+    file.write_text("".join(json.dumps({"q": q, "a": a}) + "\n" for q, a in pairs))
+    asked = {"files": ["x"], "domain": "math", "fields": {"question": "q", "answer": "a"}, "loss": "answer"}
+    files = {"qa": [str(file)]}
+    for packing in ({}, {"method": "best_fit", "window": 50}):
+        cfg = config({"qa": 1, "sums": 1}, {"qa": asked, "sums": TWO["sums"]}, rows=40, packing=packing, files=files)
+        _, corpus = build(tmp_path / f"c{len(packing)}", base, cfg)
+        assert corpus.masked
+        answers = set()
+        for row in range(40):
+            tokens, learned = corpus.tokens(row, row + 1)[0], corpus.loss_mask(row, row + 1)[0]
+            if corpus.row_domain(row) == "math" and corpus.row_source[row] == corpus.sources.index("sums"):
+                assert learned[: corpus.row_fill[row]].all()
+                continue
+            # Between two prompts, or the row's ends, stands a whole answer with its end, or a part of one.
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], learned, [False]]).astype(int)))
+            for start, stop in edges.reshape(-1, 2):
+                ids = tokens[start:stop].tolist()
+                if start and ids[-1] == EOS:
+                    answers.add(bytes(ids[:-1]).decode())
+                assert tokens[start - 1] == ord("\n") or start == 0
+        assert len(answers) > 20
+        assert answers <= {a for _, a in pairs}
+        files_there = {path.name for path in (tmp_path / f"c{len(packing)}").iterdir()}
+        assert "mask-00000.bin" in files_there
+        corpus.verify()
+
+
+def test_a_budget_too_large_for_a_known_size_is_refused_before_anything_is_read(tmp_path: Path, base: Artifact) -> None:
+    cfg = config(
+        {"gone": 1, "sums": 1},
+        {"gone": {"files": ["x"], "domain": "web"}, "sums": TWO["sums"]},
+        files={"gone": [str(tmp_path / "not-there.jsonl")]},
+        tokens_in_source={"gone": 1000.0},
+        max_epochs=1.9,
+    )
+    with pytest.raises(DataError, match=r"'gone' has 1,000 tokens .* 1,920 are needed: 1\.92 epochs, but 'max_epochs'"):
+        run(cfg, {"tokenizer": base}, tmp_path, Silent())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="not-there"):
+        run(cfg | {"max_epochs": 1.92}, {"tokenizer": base}, tmp_path, Silent())
+
+
+def test_the_scratch_folder_of_the_runner_is_used_and_left_to_it(tmp_path: Path, base: Artifact) -> None:
+    cfg = config({"web": 1}, TWO, rows=10) | {"scratch": str(tmp_path / "scratch")}
+    build(tmp_path / "c", base, cfg)
+    assert (tmp_path / "scratch" / "sources" / "web" / "part-00000.tok").is_file()
+    assert not (tmp_path / "c" / "scratch").exists()
