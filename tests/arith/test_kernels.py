@@ -271,3 +271,12 @@ def test_overlap(kernel: str) -> None:
     assert (moved.both, moved.either) == (3, 4)
     assert Overlap().jaccard is None
     assert far.jaccard == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("signalling", [0x7FA0_0000, 0xFF80_0001])
+def test_signalling_nan_raises_no_warning(signalling: int, kernel: str) -> None:
+    start = np.array([0x3F80_0000, signalling, 0x3F80_0000], np.uint32).view(np.float32)
+    now = np.array([0x4000_0000, 0x4000_0000, signalling], np.uint32).view(np.float32)
+    far, moved = kernels.overlap(start, now, now, 0.01, kernel)
+    assert (far.both, far.either, moved.both, moved.either) == (1, 1, 1, 1)

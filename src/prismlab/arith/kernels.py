@@ -269,15 +269,15 @@ def overlap(
     """
     if kernel.startswith("torch:"):
         return _device().overlap(start, before, now, threshold, kernel.removeprefix("torch:"))
-    x, y, z = widen(start), widen(before), widen(now)
-    if kernel == "numba":
-        both, either, both_moved, either_moved = _compiled().overlap(x, y, z, float(threshold))
-        return Overlap(int(both), int(either)), Overlap(int(both_moved), int(either_moved))
-    x = x.astype(np.float64)
-    sets: list[list[NDArray[np.bool_]]] = []
-    for side in (y.astype(np.float64), z.astype(np.float64)):
-        sound = np.isfinite(x) & np.isfinite(side)
-        with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # widening a signalling NaN warns; infinity minus infinity, too
+        x, y, z = widen(start), widen(before), widen(now)
+        if kernel == "numba":
+            both, either, both_moved, either_moved = _compiled().overlap(x, y, z, float(threshold))
+            return Overlap(int(both), int(either)), Overlap(int(both_moved), int(either_moved))
+        x = x.astype(np.float64)
+        sets: list[list[NDArray[np.bool_]]] = []
+        for side in (y.astype(np.float64), z.astype(np.float64)):
+            sound = np.isfinite(x) & np.isfinite(side)
             sets.append([sound & (np.abs(side - x) > threshold * np.abs(x)), sound & (side != x)])
     counted = [Overlap(int(np.count_nonzero(a & b)), int(np.count_nonzero(a | b))) for a, b in zip(*sets, strict=True)]
     return counted[0], counted[1]
