@@ -41,6 +41,11 @@ def shown(name: object, limit: int = 120) -> str:
     return head or "(empty name)"
 
 
+def in_a_line(error: BaseException, limit: int = 300) -> str:
+    """What a library's error says, on one line and cut: it may repeat a stranger's file at length."""
+    return shown(" ".join(str(error).split()), limit)
+
+
 class PrismError(Exception):
     """Base of every error that the user can mend."""
 

@@ -79,6 +79,51 @@ def test_truncated_weights_are_an_error_of_ours(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_integers_are_not_taken_for_weights(tmp_path: Path) -> None:
+    save_checkpoint(tiny(tied=False), build_byte_tokenizer(), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file({**state, name: state[name].view(torch.int16)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"tensor '{name}' is I16, where the model has floats"):
+        load_model(tmp_path)
+
+
+def test_names_out_of_a_file_reach_the_terminal_as_one_short_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tiny(tied=False), build_byte_tokenizer(), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    odd = "a\x1b[31m" + "b" * 100_000
+    save_file({**state, odd: torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="unexpected keys") as caught:
+        load_model(tmp_path)
+    told = str(caught.value) + "".join(capfd.readouterr())
+    assert "\x1b" not in told
+    assert len(told) < 1000
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "Zorg"}}'),
+        (
+            "tokenizer.json",
+            '{"version": "1.0", "added_tokens": [1], "model": {"type": "BPE", "vocab": {}, "merges": []}}',
+        ),
+        ("config.json", "[1]"),
+    ],
+)
+def test_files_over_which_the_library_falls_are_the_user_s_to_mend(file: str, text: str, tmp_path: Path) -> None:
+    save_checkpoint(tiny(tied=False), build_byte_tokenizer(), tmp_path)
+    (tmp_path / file).write_text(text)
+    if file == "config.json":
+        (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer can be loaded") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_folder_without_tokenizer(tmp_path: Path) -> None:
     save_checkpoint(tiny(True), build_byte_tokenizer(), tmp_path)
     for file in tmp_path.glob("token*"):

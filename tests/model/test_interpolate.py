@@ -188,7 +188,12 @@ def _other_tokenizer(folder: Path) -> None:
         (lambda f: make(f, 2, "granite"), "different architectures"),
         (_config("rope_parameters", {"rope_type": "default", "rope_theta": 5e5}), "config key 'rope_parameters'"),
         (_config("rms_norm_eps", 0.5), "config key 'rms_norm_eps'"),
+        (_config("num_hidden_layers", "2"), "its config cannot be read"),
         (_other_tokenizer, "tokenizers of .* differ"),
+        (
+            lambda f: edit(f, lambda s: s.update({"model.norm.weight": s["model.norm.weight"].view(torch.int16)})),
+            "'model.norm.weight' is BF16 in .* and I16 in .*: only floats",
+        ),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}"), "model.safetensors"),
     ],
 )

@@ -15,6 +15,7 @@ from prismlab.model.families import (
     FAMILIES,
     SUBCOMPONENTS,
     Location,
+    by_canonical,
     canonical,
     flat_ranges,
     locate,
@@ -142,9 +143,9 @@ def match(
         tied: names of tensors that are copies of another, and of which; they are left out and listed.
 
     Raises:
-        CheckpointError: no tensor corresponds: these are not checkpoints of one model.
+        CheckpointError: no tensor corresponds: these are not checkpoints of one model; or a file has one tensor twice.
     """
-    named = [{canonical(name, model_type): view for name, view in file.items()} for file in files]
+    named = [by_canonical(file, model_type, label) for file, label in zip(files, labels, strict=True)]
     parts: list[Part] = []
     skipped: Skipped = []
     _without_copies(named, tied, labels, skipped)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as _bars
 
-from prismlab.errors import CheckpointError, shown
-from prismlab.model.families import check_config_fits
-from prismlab.model.tensors import open_checkpoint
+from prismlab.errors import CheckpointError, in_a_line, shown
+from prismlab.model.families import by_canonical, check_config_fits
+from prismlab.model.tensors import FLOATS, model_type, open_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +25,20 @@ _bars.disable_progress_bar()
 FEW = 1_000_000
 """Elements that do no harm if the library makes them up before it tells that they are missing."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@contextmanager
+def _silent() -> Generator[None]:
+    """Keeps the library from telling of what it loads: a report of many coloured lines, with names out of the files.
+
+    What is in it (missing, unexpected and mismatched tensors) is an error here, told in a line.
+    """
+    before = _bars.get_verbosity()
+    _bars.set_verbosity_error()
+    try:
+        yield
+    finally:
+        _bars.set_verbosity(before)
 
 
 def load_model(folder: Path, dtype: str = "float32", device: torch.device | None = None) -> PreTrainedModel:
@@ -41,49 +57,56 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
-    _check_promise(folder)
+    check_loadable(folder)
     try:
         # The library's types do not tell that output_loading_info makes it return a pair.
-        pair: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _silent():
+            pair: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
         model, loaded = pair
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+        raise CheckpointError(f"{folder}: cannot be loaded: {in_a_line(error)}") from error
     # A missing tensor would be filled with random numbers by the library: the worst of silent fallbacks.
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if loaded.get(problem):
-            some = ", ".join(str(key) for key in sorted(loaded[problem], key=str)[:3])
+            some = ", ".join(shown(key) for key in sorted(loaded[problem], key=str)[:3])
             raise CheckpointError(f"{folder}: {problem.replace('_', ' ')} in the weights, for example {some}")
     if device is None:
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return model.to(device).eval()
 
 
-def _check_promise(folder: Path) -> None:
-    """Refuse a config that describes no model, or one with more weights than are stored.
+def check_loadable(folder: Path) -> None:
+    """Refuse what ``load_model`` cannot load, as far as headers and small files tell; no weight is read.
+
+    That is a config that describes no model, or one with more weights than are stored, a tensor under two names, and
+    integers where the model has floats, which the library would convert as if they were the weights.
 
     The library would make up what is missing, of whatever size the config asks for. So the model is first built without
     memory (on the device ``meta``).
+
+    Raises:
+        CheckpointError: one of these.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_config_fits(folder)
+    kind = model_type(folder)
     with open_checkpoint(folder) as file:
-        stored = file.elements
+        stored, views = file.elements, by_canonical(file, kind, str(folder))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
+        with _silent(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # a config is a stranger's, and the library's code falls over it in every way there is
-        reason = shown(" ".join(str(error).split()), 300)
         raise CheckpointError(
-            f"{folder / 'config.json'}: describes no causal language model: {type(error).__name__}: {reason}"
+            f"{folder / 'config.json'}: describes no causal language model: {type(error).__name__}: {in_a_line(error)}"
         ) from error
     promised = sum(parameter.numel() for parameter in model.parameters())
     # A tensor or two may be missing: that is told further on, by name.
@@ -92,6 +115,13 @@ def _check_promise(folder: Path) -> None:
             f"{folder / 'config.json'}: describes a model of {promised:,} parameters, the weights hold {stored:,}; "
             "take the config that was saved with these weights"
         )
+    held = model.state_dict()
+    for name, view in views.items():
+        if not view.readable and name in held and held[name].is_floating_point():
+            raise CheckpointError(
+                f"{folder}: tensor '{shown(view.name)}' is {view.dtype}, where the model has floats; convert it to one "
+                f"of {', '.join(FLOATS)}"
+            )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -103,9 +133,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: no tokenizer can be loaded: {error}") from error
+        with _silent():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception for a file that it cannot use
+        raise CheckpointError(f"{folder}: no tokenizer can be loaded: {in_a_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise CheckpointError(f"{folder}: the tokenizer has no end-of-sequence token; set 'eos_token' in its config")
     return tokenizer
@@ -133,7 +164,7 @@ def save_checkpoint(
 
 
 def save_master(model: PreTrainedModel, folder: Path) -> None:
-    """Write the float32 weights of ``model`` as they are, and its config, under the names that ``save_checkpoint`` gives.
+    """Write the float32 weights of ``model`` as they are, and its config, under ``save_checkpoint``'s names.
 
     There is no tokenizer beside them: it lies with the checkpoint.
     """

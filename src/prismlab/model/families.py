@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prismlab.errors import CheckpointError
+from prismlab.errors import CheckpointError, shown
 from prismlab.model.folder import CONFIG, read_config
 from prismlab.model.tensors import TensorView, open_checkpoint
 
@@ -132,6 +132,28 @@ def canonical(name: str, model_type: str) -> str:
     for pattern, replacement in _ON_DISK.get(model_type, ()):
         name = pattern.sub(replacement, name)
     return name
+
+
+def by_canonical(file: Mapping[str, TensorView], model_type: str, label: str) -> dict[str, TensorView]:
+    """The tensors of a checkpoint by their canonical names.
+
+    Args:
+        file: the tensors by their names in the files.
+        model_type: of the checkpoint.
+        label: what to call it in an error.
+
+    Raises:
+        CheckpointError: two names are those of one tensor, of which one would hide the other.
+    """
+    out: dict[str, TensorView] = {}
+    for name, view in file.items():
+        key = canonical(name, model_type)
+        if key in out:
+            raise CheckpointError(
+                f"{label}: '{shown(name)}' and '{shown(out[key].name)}' are two names of one tensor; delete one"
+            )
+        out[key] = view
+    return out
 
 
 def _component(subcomponent: str) -> Component:

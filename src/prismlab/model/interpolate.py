@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prismlab.errors import CheckpointError, shown
+from prismlab.errors import CheckpointError, in_a_line, shown
 from prismlab.model.checkpoint import load_model
-from prismlab.model.families import canonical
+from prismlab.model.families import by_canonical
 from prismlab.model.tensors import TensorView, model_type, open_checkpoint
 from prismlab.model.tokens import tokenizer_hash
 
@@ -73,8 +73,8 @@ def _configs_differ(folders: Sequence[Path]) -> None:
     for folder in folders:
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: its config cannot be read: {error}") from error
+        except Exception as error:  # a config is a stranger's, and the library's code falls over it in every way
+            raise CheckpointError(f"{folder}: its config cannot be read: {in_a_line(error)}") from error
         configs.append({key: value for key, value in config.to_dict().items() if key not in FREE})
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         for key in sorted(configs[0].keys() | config.keys()):
@@ -103,6 +103,23 @@ def _shapes_differ(folders: Sequence[Path], views: Sequence[Mapping[str, TensorV
                 )
 
 
+def _same_bytes(one: TensorView, other: TensorView) -> bool:
+    chunks = zip(one.raw_chunks(), other.raw_chunks(), strict=True)
+    return one.dtype == other.dtype and all(x == y for x, y in chunks)
+
+
+def _fixed_differ(folders: Sequence[Path], views: Sequence[Mapping[str, TensorView]]) -> None:
+    """Refuse tensors that are no floats and differ, before a point is sampled."""
+    for name, view in views[0].items():
+        for folder, other in zip(folders, views, strict=True):
+            floats = view.readable and other[name].readable
+            if not floats and not _same_bytes(view, other[name]):
+                raise CheckpointError(
+                    f"tensor {shown(name)!r} is {view.dtype} in {folders[0]} and {other[name].dtype} in {folder}, and "
+                    "differs: only floats can be combined"
+                )
+
+
 def open_sources(folders: Sequence[Path]) -> Sources:
     """Open checkpoints and see that they can be combined; headers and small files are read, no weights.
 
@@ -120,10 +137,9 @@ def open_sources(folders: Sequence[Path]) -> Sources:
                 f"{folders[0]} is a {shown(kinds[0], 80)!r} and {folder} a {shown(kind, 80)!r}: "
                 "checkpoints of different architectures cannot be combined"
             )
-    views = tuple(
-        {canonical(name, kinds[0]): view for name, view in open_checkpoint(folder).items()} for folder in folders
-    )
+    views = tuple(by_canonical(open_checkpoint(folder), kinds[0], str(folder)) for folder in folders)
     _shapes_differ(folders, views)
+    _fixed_differ(folders, views)
     _configs_differ(folders)
     hashes = {tokenizer_hash(folder): folder for folder in reversed(folders)}
     if len(hashes) > 1:
