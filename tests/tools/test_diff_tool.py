@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from prismlab.analyse import weights
 from prismlab.analyse.direction import cosines
+from prismlab.errors import CheckpointError
 from prismlab.tools import diff_text as text
 from prismlab.tools.diff import THRESHOLDS, diff
 
@@ -245,6 +246,7 @@ def test_rounding_is_told_from_master_weights(tmp_path: Path, capsys: pytest.Cap
         (["old", "old"], "named twice"),
         (["old", "nowhere"], "no such folder"),
         (["old", "new", "--out", "old/config.json"], "name a folder"),
+        (["old", "new", "--threshold", "0.01", "--threshold", "0.010000001"], "are both 0.01 to six digits"),
     ],
 )
 def test_what_the_user_can_mend_is_said_in_a_line(options: list[str], told: str, pair: tuple[str, str]) -> None:
@@ -254,6 +256,38 @@ def test_what_the_user_can_mend_is_said_in_a_line(options: list[str], told: str,
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_checkpoint_that_is_called_old_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    base = state()
+    lacking = {name: array for name, array in moved(base, 1).items() if "up_proj" not in name}
+    folders = [write(tmp_path / n, s) for n, s in (("base", base), ("old", lacking), ("other", moved(base, 2)))]
+    record = diff(folders)
+    alone = diff(folders[:2])
+    assert record["new"][0]["total"] == alone["new"][0]["total"]
+    assert [line["name"] for line in record["new"][0]["skipped"]] == [
+        f"model.layers.{k}.mlp.up_proj.weight" for k in range(2)
+    ]
+
+
+def test_one_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    one: State = {"backbone.norm_f.weight": np.ones(4, np.float32), "backbone.embeddings.weight": np.ones((4, 4), "f4")}
+    twice = {**one, "model.norm_f.weight": np.full(4, 9, np.float32)}
+    folders = [write(tmp_path / n, s, model_type="nemotron_h") for n, s in (("a", one), ("b", twice))]
+    for order in (folders, folders[::-1]):
+        with pytest.raises(
+            CheckpointError, match=r"'model\.norm_f\.weight' and 'backbone\.norm_f\.weight' are two names of"
+        ):
+            diff(order)
+
+
+def test_numbers_whose_squares_float64_cannot_hold_are_not_called_zeros(tmp_path: Path) -> None:
+    tiny: State = {"a": np.full(3, 1e-200), "z": np.zeros(2)}
+    folders = [write(tmp_path / n, s, model_type="ours") for n, s in (("a", tiny), ("b", {**tiny, "a": tiny["a"] * 2}))]
+    parts = diff(folders)["new"][0]["subcomponents"]
+    assert parts["a"]["reason"] == "its squares are beyond float64"
+    assert parts["z"]["reason"] == "the old norm is 0"
 
 
 ODD_NAMES = (

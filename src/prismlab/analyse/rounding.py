@@ -18,7 +18,7 @@ from prismlab.arith import kernels
 from prismlab.arith.fold import fold
 from prismlab.arith.kernels import Stored, finite, widen
 from prismlab.arith.parts import component_order, lay_out
-from prismlab.arith.sums import Sums, threshold_key
+from prismlab.arith.sums import Sums, rising, threshold_key
 from prismlab.errors import CheckpointError
 from prismlab.run.step import Json, Progress, Silent
 
@@ -132,7 +132,7 @@ def rounding(
     Raises:
         CheckpointError: weights are damaged or do not correspond, or the master is narrower than what was saved.
     """
-    bar, levels = progress or Silent(), tuple(sorted({float(t) for t in thresholds}))
+    bar, levels = progress or Silent(), rising(thresholds)
     layout = lay_out(
         {"old": Path(old_folder), "new": Path(new_folder), "master": Path(master_folder)}, Path(new_folder)
     )

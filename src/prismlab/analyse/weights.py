@@ -16,8 +16,8 @@ from prismlab.arith import kernels
 from prismlab.arith.fold import fold
 from prismlab.arith.kernels import Stored
 from prismlab.arith.parts import Layout, Part, component_order, lay_out, subcomponent_order
-from prismlab.arith.sums import ULP_CLASSES, Sums, threshold_key
-from prismlab.errors import CheckpointError, SpecError, shown
+from prismlab.arith.sums import ULP_CLASSES, Sums, rising, threshold_key
+from prismlab.errors import CheckpointError, shown
 from prismlab.run.step import Artifact, Json, Progress, Result, Silent
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def divergence_json(sums: Sums) -> dict[str, Json]:
     out |= {**_ulp(sums), "sign_flips": _share(sums.sign_flips, n)}
     out |= {"zeros_old": sums.zeros_old, "zeros_changed": sums.zeros_changed}
     if sums.l2 is None:
-        out["reason"] = "no elements" if n == 0 else "the old norm is 0" if sums.old2 == 0 else "beyond float64"
+        still = "the old norm is 0" if sums.old2 == 0 and sums.zeros_old == n else "its squares are beyond float64"
+        out["reason"] = still if n else "no elements"
     return out
 
 
@@ -227,13 +228,14 @@ def compare(
         CheckpointError: a checkpoint is damaged, or has nothing to compare with the old one, or there is none.
         SpecError: no threshold, one that is not above 0, or ``svd`` is no regular expression.
     """
-    bar, levels = progress or Silent(), tuple(sorted({float(t) for t in thresholds}))
-    if not levels or not all(0 < t < float("inf") for t in levels):
-        raise SpecError(f"thresholds {list(levels)}: name at least one relative change above 0, for example 0.01")
+    bar, levels = progress or Silent(), rising(thresholds)
     if not news:
         raise CheckpointError(f"{old}: no checkpoint was given to compare it with")
     labels = {name: NEW if len(news) == 1 else name for name in news}
-    pairs = {name: lay_out({OLD: Path(old), labels[name]: Path(folder)}) for name, folder in news.items()}
+    origin = OLD
+    while origin in labels.values():  # a checkpoint of that name must not take the old one's place
+        origin += "*"
+    pairs = {name: lay_out({origin: Path(old), labels[name]: Path(folder)}) for name, folder in news.items()}
     first, *others = pairs.values()
     if others and all(_same(first, pair) for pair in others):
         joint = lay_out({OLD: Path(old), **{f"{k}": Path(folder) for k, folder in enumerate(news.values())}})

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prismlab.errors import SpecError
 
 Floats = NDArray[np.float64]
 
@@ -19,6 +22,21 @@ ULP_CLASSES = ("0", "1", "2", "3-4", ">4")
 def threshold_key(threshold: float) -> str:
     """A threshold as a key of JSON, for example ``0.001``."""
     return f"{threshold:g}"
+
+
+def rising(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """Thresholds in rising order, each once.
+
+    Raises:
+        SpecError: there is none, one is not a relative change above 0, or two have one key: one would hide the other.
+    """
+    levels = tuple(sorted({float(t) for t in thresholds}))
+    if not levels or not all(0 < t < math.inf for t in levels):
+        raise SpecError(f"thresholds {list(levels)}: name at least one relative change above 0, for example 0.01")
+    for a, b in pairwise(levels):
+        if threshold_key(a) == threshold_key(b):
+            raise SpecError(f"thresholds {a!r} and {b!r} are both {threshold_key(a)} to six digits: leave one out")
+    return levels
 
 
 @dataclass

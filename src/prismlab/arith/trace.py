@@ -21,7 +21,7 @@ from prismlab.arith import kernels
 from prismlab.arith.fold import fold
 from prismlab.arith.kernels import Stored
 from prismlab.arith.parts import Skipped, component_order, lay_out
-from prismlab.arith.sums import ULP_CLASSES, Overlap, Sums, threshold_key
+from prismlab.arith.sums import ULP_CLASSES, Overlap, Sums, rising, threshold_key
 from prismlab.errors import CheckpointError
 from prismlab.run.step import Progress, Silent
 
@@ -157,10 +157,11 @@ def measure(
 
     Raises:
         CheckpointError: weights are damaged or do not correspond, or there is no snapshot.
+        SpecError: a threshold is not sound.
     """
     if not snapshots:
         raise CheckpointError(f"{start}: no snapshot was given to compare it with")
-    bar, levels = progress or Silent(), tuple(sorted({float(t) for t in thresholds}))
+    bar, levels = progress or Silent(), rising(thresholds)
     earlier = {} if before is None else {"the snapshot before": before}
     found = lay_out({"start": start, **earlier, **{f"step {n}": folder for n, folder in snapshots.items()}}, start)
     # By the size of one snapshot: which kernel runs must not depend on how many are measured at once.
@@ -195,7 +196,7 @@ class Recorder:
 
     def __init__(self, start: Path, thresholds: Sequence[float]) -> None:
         self._start = start
-        self.trace = Trace(tuple(sorted({float(t) for t in thresholds})))
+        self.trace = Trace(rising(thresholds))
         self._before: Path | None = None
 
     def take(self, step: int, folder: Path) -> None:
