@@ -153,6 +153,10 @@ def test_what_is_refused(place: Path) -> None:
     (place / "file").write_text("")
     with pytest.raises(SpecError, match="a file; name a folder"):
         compared(out=place / "file")
+    (place / "short/model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="too few for a safetensors file"):
+        compared(("a", "b", "short"), out=place / "kept")
+    assert not (place / "kept").exists()  # the last one's fault has cost no pass
     if not torch.cuda.is_available():
         with pytest.raises(StageError, match="no GPU"):
             compared(settings=Settings(**vars(SETTINGS) | {"device": "cuda"}))
@@ -186,3 +190,12 @@ def test_numbers_show_how_far_they_are_from_one() -> None:
         "1.00000000",
         "\u22120.2500",
     ]
+
+
+def test_a_checkpoint_with_nan_is_named(place: Path) -> None:
+    model: Any = load_model(place / "b")
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    save_checkpoint(model, build_byte_tokenizer(), place / "b")
+    with pytest.raises(CheckpointError, match="b: a hidden state is NaN or infinite"):
+        compared()

@@ -116,6 +116,13 @@ def test_labels_are_as_long_as_it_takes() -> None:
         show.labels(["x", "y", "x"])
 
 
+def test_labels_that_differ_only_where_they_are_cut_are_told_apart() -> None:
+    long = "n" * 90
+    found = show.labels([f"{long}a", "b", f"{long}b"])
+    assert len(set(found)) == 3
+    assert [name[-2:] for name in found] == ["#1", "#2", "#3"]
+
+
 def drawing() -> Drawing:
     layout = {"height": 100, "annotations": [], "meta": {"panels": 1, "panel_height": 0}}
     return Drawing("one", {"data": [{"type": "bar", "x": ["</script>"], "y": [1.0]}], "layout": layout}, "how", "label")
@@ -171,6 +178,28 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpecError, match="name a folder"):
         show.emit("diff", RECORD, [], title="t", out=tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    show.check_out(None)
+    show.check_out(tmp_path)
+    show.check_out(tmp_path / "a/b/c")
+    assert not (tmp_path / "a").exists()
+    for name in ("file", "file/deeper/still"):
+        with pytest.raises(SpecError, match="a file; name a folder with --out"):
+            show.check_out(tmp_path / name)
+    monkeypatch.setattr(show.os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(SpecError, match="may not be written"):
+        show.check_out(tmp_path / "a/b")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "/proc/nothing-here"])
+def test_a_folder_that_cannot_be_made(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be made"):
+        show.emit("diff", RECORD, [], title="t", out=tmp_path / name)
 
 
 @pytest.mark.parametrize("package", ["plotly.offline", "jinja2"])

@@ -173,6 +173,11 @@ def test_what_is_refused(runs: Path, tmp_path: Path) -> None:
     for kind, text, given in cases:
         with pytest.raises(kind, match=text):
             trajectory(start, given.pop("snapshots", ()), **given)
+    with pytest.raises(SpecError, match=r"are both 0\.01 to six digits"):
+        trajectory(start, run=runs / "one", thresholds=[0.010000001])
+    (runs / "one/checkpoint-1000/config.json").write_text('{"model_type": "mistral"}')
+    with pytest.raises(CheckpointError, match="start: llama, step 500: llama, step 1000: mistral"):
+        trajectory(start, run=runs / "one")
     write(runs / "one/step-0500", 0.1)
     with pytest.raises(CheckpointError, match="checkpoint-500 and step-0500 are of one step"):
         run_folders(runs / "one")

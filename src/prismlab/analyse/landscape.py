@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prismlab.analyse.surface import Place, all_places, place_name, summarise
-from prismlab.errors import DataError
+from prismlab.errors import DataError, StageError
 from prismlab.evaluate.draw import Draw, draw_of
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.model.interpolate import Sources, line, open_sources, plane, set_weights
@@ -64,7 +64,10 @@ class Walker:
             self._tokenizer = load_tokenizer(folder)
             self._model = load_model(folder, self._dtype, self._device)
         set_weights(self._model, self.sources, plane(*place) if self.legs == 2 else line(place[0]))
-        return draw.rows(self._model, self._tokenizer, progress)
+        try:
+            return draw.rows(self._model, self._tokenizer, progress)
+        except StageError as error:
+            raise StageError(f"at point {place_name(place)} of {self.sources.folders[-1]}: {error}") from error
 
 
 def _kept(file: Path, draw: Draw, progress: Progress) -> list[SampleRow] | None:

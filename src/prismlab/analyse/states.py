@@ -199,7 +199,10 @@ def measure(
     sets: dict[str, InputSet] = {}
     seconds = [0.0, 0.0]
     for name, some in texts.items():
-        pooled, forward = _timed(lambda name=name: pooled_states(model, ids[name], batch, batch_tokens, progress))
+        try:
+            pooled, forward = _timed(lambda name=name: pooled_states(model, ids[name], batch, batch_tokens, progress))
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
         grams, grammed = _timed(lambda pooled=pooled: np.stack([gram(layer) for layer in pooled]))
         hashes = tuple(hash_ids(one) for one in ids[name])
         sets[name] = InputSet(grams, hash_texts(some), hashes, sum(map(len, ids[name])))

@@ -82,8 +82,6 @@ class Kept:
 
         self._folder = None if out is None else out / "states"
         if self._folder is not None:
-            if out is not None and out.exists() and not out.is_dir():
-                raise SpecError(f"{out}: a file; name a folder with --out")
             self._folder.mkdir(parents=True, exist_ok=True)
         self._hashes = FileHashes(None if self._folder is None else self._folder / "hashes.json")
         self._inputs = [[one.name, hash_texts(one.texts)] for one in sets]
@@ -130,7 +128,12 @@ def measure_all(
 ) -> tuple[dict[str, States], list[str]]:
     """States of every checkpoint, and the names of those that were found below ``out``."""
     from prismlab.analyse.states import choose_device, measure
+    from prismlab.model.checkpoint import check_loadable, load_tokenizer
 
+    # All of them before the first forward pass: the last one's fault shall not cost the passes of the others.
+    for folder in folders.values():
+        check_loadable(folder)
+        load_tokenizer(folder)
     device = choose_device(cast("Device", settings.device)).type
     kept = Kept(out, sets, settings, device)
     progress.start(None, "checkpoints read")
@@ -191,6 +194,7 @@ def cka(
     settings.check(n)
     if len(checkpoints) < 2:
         raise SpecError("cka: name two or more checkpoints")
+    show.check_out(out)
     folders = dict(zip(show.labels(checkpoints), map(resolve, checkpoints), strict=True))
     sets = read_sets(inputs, field, n, settings.seed, FEWEST)
     with show.progress("cka") as progress:

@@ -60,6 +60,7 @@ def diff(
         CheckpointError: a checkpoint cannot be had, is damaged, or does not fit the first.
     """
     _check(checkpoints, by, master, device)
+    show.check_out(out)
     names = show.labels(checkpoints)
     folders = dict(zip(names, map(resolve, checkpoints), strict=True))
     old, *rest = names

@@ -93,8 +93,6 @@ def _cache(out: Path | None, folders: Sequence[Path], draw: Draw, settings: Sett
     from prismlab import __version__
     from prismlab.study.content import FileHashes
 
-    if out.exists() and not out.is_dir():
-        raise SpecError(f"{out}: a file; name a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     hashes = FileHashes(out / "hashes.json")
     content = [hashes.checkpoint(folder.resolve()) for folder in folders]
@@ -144,6 +142,7 @@ def landscape(
 
     settings = settings or Settings()
     settings.check(len(checkpoints))
+    show.check_out(out)
     made, found, notes = read_tasks(tasks, micro, items)
     folders = dict(zip(show.labels(checkpoints), map(resolve, checkpoints), strict=True))
     draw = _draw(found, settings)

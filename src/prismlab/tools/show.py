@@ -90,13 +90,15 @@ def labels(names: Sequence[str | Path]) -> list[str]:
     Raises:
         SpecError: a checkpoint is named twice.
     """
-    paths = [Path(name) for name in names]
+    paths, found = [Path(name) for name in names], list[str]()
+    twice = next((path for k, path in enumerate(paths) if path in paths[:k]), None)
+    if twice is not None:
+        raise SpecError(f"{shown(twice)}: named twice; name every checkpoint once")
     for n in range(1, max((len(path.parts) for path in paths), default=1) + 1):
         found = [shown("/".join(path.parts[-n:]), 60) for path in paths]
         if len(set(found)) == len(found):
             return found
-    twice = next(path for k, path in enumerate(paths) if path in paths[:k])
-    raise SpecError(f"{shown(twice)}: named twice; name every checkpoint once")
+    return [f"{name} #{k}" for k, name in enumerate(found, 1)]  # they differ only where long names are cut
 
 
 def _console(stream: TextIO, width: int | None = None) -> Console:
@@ -178,6 +180,21 @@ def print_tables(tables: Sequence[Table], notes: Sequence[str] = (), stream: Tex
         console.print(Text(note))
 
 
+def check_out(out: Path | None) -> None:
+    """Refuse a folder for results in which nothing can be written, before hours are spent on them; nothing is made.
+
+    Raises:
+        SpecError: it is a file, lies in one, or may not be written.
+    """
+    if out is None:
+        return
+    place = next((one for one in (out, *out.absolute().parents) if os.path.lexists(one)), Path("/"))
+    if not place.is_dir():
+        raise SpecError(f"{out}: {'' if place == out else f'{place} is '}a file; name a folder with --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SpecError(f"{out}: {place} may not be written; name another folder with --out")
+
+
 def _write(path: Path, data: bytes) -> None:
     """Write a file aside, then put it in its place: a reader sees the whole of it or the one before."""
     aside = path.with_name(f".{path.name}.tmp")
@@ -236,7 +253,7 @@ def emit(
 
     Raises:
         MissingExtra: plotly or jinja2 is not installed and a page was asked for.
-        SpecError: ``out`` is a file.
+        SpecError: ``out`` is a file, or cannot be made.
     """
     text = json.dumps(record, allow_nan=False, indent=1)
     if as_json:
@@ -245,9 +262,11 @@ def emit(
         print_tables(tables, notes)
     if out is None:
         return
-    if out.exists() and not out.is_dir():
-        raise SpecError(f"{out}: a file; name a folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
+    check_out(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{out}: cannot be made ({error.strerror}); name another folder with --out") from error
     _write(out / f"{tool}.json", f"{text}\n".encode())
     written = [f"{tool}.json", *_write_parquet(out, parquet)]
     if figures is not None:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from prismlab.analyse.trajectory import difference, metrics
 from prismlab.arith import trace
+from prismlab.arith.parts import one_type
 from prismlab.arith.sums import threshold_key
 from prismlab.arith.trace import ACTIVE, Trace
 from prismlab.errors import CheckpointError, SpecError, shown
+from prismlab.model.folder import CONFIG
+from prismlab.model.tensors import model_type
 from prismlab.run.step import Json, Progress
 from prismlab.tools import show
 from prismlab.tools.show import NONE, Table, digits, percent
@@ -137,7 +140,8 @@ def trajectory(
     for level in levels:
         if not 0 < level < 1:
             raise SpecError(f"--threshold {level:g}: a relative change above 0 and below 1, for example 0.01")
-    ends = [run or Path((*snapshots, "run")[-1]), *([] if against is None else [Path(against[1])])]
+    show.check_out(out)
+    ends = [run or Path("run"), *([] if against is None else [Path(against[1])])]
     names = show.labels(ends)
     series = [read_series(start, snapshots, run, names[0])]
     if against is not None:
@@ -160,6 +164,9 @@ def trajectory(
 
 
 def _measured(series: Series, levels: Sequence[float], device: str, bar: Progress) -> Trace:
+    # A snapshot needs no config; one that has a config must not be of another architecture.
+    kinds = {f"step {step}": folder for step, folder in series.snapshots.items() if (folder / CONFIG).exists()}
+    one_type({"start": model_type(series.start), **{name: model_type(folder) for name, folder in kinds.items()}})
     return trace.measure(series.start, series.snapshots, levels, progress=bar, device=device)
 
 
