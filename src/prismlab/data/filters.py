@@ -48,7 +48,10 @@ COMPARISONS: Mapping[str, tuple[Callable[[Any, Any], bool | None], str]] = {
     "not in": (lambda value, bound: not any(_same(value, one) for one in bound), "is {value}"),
     ">=": (_at_least, "is below {bound}"),
     "is not the number": (_other_number, "is {bound}"),
-    "starts with": (lambda value, bound: _text(value, lambda text: text.startswith(bound)), "begins not with {bound}"),
+    "starts with": (
+        lambda value, bound: _text(value, lambda text: text.startswith(bound)),
+        "does not begin with {bound}",
+    ),
     "characters >=": (
         lambda value, bound: _text(value, lambda text: len(text) >= bound),
         "has fewer than {bound} characters",

@@ -169,7 +169,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(PARQUET_BATCH):
                 for values in batch.to_pylist():
                     number += 1

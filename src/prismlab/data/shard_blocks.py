@@ -54,7 +54,7 @@ class WriteShards(PipelineStep):
         hashes: list[int] = []
         held: list[Passed] = []
         full = False
-        with pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(draft, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
             for passed in stream:
                 held.append(passed)
                 hashes.append(id_hash(passed.id))
@@ -96,7 +96,7 @@ class ReadShards(PipelineStep):
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Passed]:
         for one in self.drops:
             one.at(rank)
-        with pq.ParquetFile(self.shards[rank]) as file:
+        with pq.ParquetFile(self.shards[rank], page_checksum_verification=True) as file:
             for batch in file.iter_batches(1000):
                 for row in batch.to_pylist():
                     metadata = {"where": row["where"], "prompt": row["prompt"], "rank": rank}
