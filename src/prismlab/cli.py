@@ -345,6 +345,7 @@ def landscape(
 
 
 app.command(epilog=cli_judge.GATE)(cli_judge.gate)
+app.command(epilog=cli_judge.CLAIMS)(cli_judge.claims)
 
 
 def _complain(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands of ``prism`` that judge: ``gate``. ``cli`` adds them; all that is heavy is imported late."""
+"""Commands of ``prism`` that judge: ``gate`` and ``claims``. ``cli`` adds them; all that is heavy is imported late."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ GATE = (
     "Examples:  prism gate base mid --rows-base a.parquet --rows-new b.parquet --margin 2 --margin math=1  |  "
     "prism gate study.yaml --reference base --checkpoint mid-mcs"
 )
+CLAIMS = "Examples:  prism claims study.yaml  |  prism claims --reference"
 
 
 def gate(
@@ -42,3 +43,24 @@ def gate(
     else:
         raise SpecError("gate: name BASE and NEW with their rows, or a STUDY with --reference and --checkpoint")
     raise typer.Exit(tool.gate(pairs, margins=margin or (), out=out, as_json=as_json))
+
+
+def claims(
+    study: Annotated[Path | None, typer.Argument(metavar="STUDY", help="Study file; none with --reference.")] = None,
+    reference: Annotated[bool, typer.Option("--reference", help="Judge the paper's own tables.")] = False,
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Run folder of the study.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON and a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,
+) -> None:
+    """Show the ledger of claims, with what is missing."""
+    from prismlab.errors import SpecError
+    from prismlab.tools import claims as tool
+
+    if reference == (study is not None):
+        raise SpecError("claims: name a study file, or --reference for the paper's own tables")
+    if study is None:
+        tool.show_reference(out=out, as_json=as_json)
+        return
+    from prismlab.commands import ledger_of
+
+    tool.show_ledger(ledger_of(study, out=runs), out=out, as_json=as_json)

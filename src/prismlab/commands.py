@@ -311,15 +311,31 @@ def show_record(what: str, *, out: Path | None) -> None:
     _say(json.dumps({"path": str(artifact.path), **artifact.record}, indent=2, ensure_ascii=False))
 
 
-def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: bool) -> None:
-    """``prism report``."""
-    loaded = load_study(file)
+def _built_store(loaded: LoadedStudy, out: Path | None, file: Path) -> Store:
     store = _store(loaded, out)
     if not store.artifacts.is_dir():
         raise StoreError(f"{store.root}: nothing is built yet; 'prism run {file}' builds it")
+    return store
+
+
+def _decided(loaded: LoadedStudy, store: Store, threads: int | None, only: tuple[str, ...]) -> Summary:
     with _opened(store):
-        plan = _planned(loaded, store, threads)
-        summary = Runner(plan, store, only=("claims", "report"), display=display_for(sys.stderr)).run()
+        return Runner(_planned(loaded, store, threads), store, only=only, display=display_for(sys.stderr)).run()
+
+
+def ledger_of(file: Path, *, out: Path | None) -> Artifact:
+    """The ledger of a study from what is built, decided now if that was not done."""
+    loaded = load_study(file)
+    store = _built_store(loaded, out, file)
+    (step,) = [step for step in _decided(loaded, store, None, ("claims",)).steps if step["kind"] == "claims"]
+    return store.read(store.path("claims", step["fingerprint"]))
+
+
+def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: bool) -> None:
+    """``prism report``."""
+    loaded = load_study(file)
+    store = _built_store(loaded, out, file)
+    summary = _decided(loaded, store, threads, ("claims", "report"))
     absent = sum(step.get("reason", "").endswith(NOT_BUILT) for step in summary.steps)
     if absent:
         typer.echo(f"{absent} steps are not in it; 'prism run {file}' builds them", err=True)
@@ -336,8 +352,8 @@ def built(file: Path, kind: str, *, out: Path | None) -> tuple[LoadedStudy, dict
     loaded = load_study(file)
     store = _store(loaded, out)
     found = _planned(loaded, store, None).resolve(store.record)
-    wanted = {step_id: this for step_id, this in found.items() if isinstance(this, Settled) and this.step.kind == kind}
-    artifacts = {step_id: store.find(kind, this.fingerprint) for step_id, this in wanted.items()}
+    names = {step_id: this.fingerprint for step_id, this in found.items() if isinstance(this, Settled)}
+    artifacts = {name: store.find(kind, names[name]) for name in names if name.startswith(f"{kind}/")}
     return loaded, {step_id: artifact for step_id, artifact in artifacts.items() if artifact is not None}
 
 
