@@ -176,6 +176,24 @@ def test_tokenizers_that_differ_are_refused_unless_one_is_chosen(tmp_path: Path)
         assert ids == load_tokenizer(folder)("\x05\x06 text")["input_ids"]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"model": []},
+        {"model": {"merges": 5}},
+        {"model": {"merges": [5]}},
+        {"model": {}, "added_tokens": [1]},
+        {"model": {}, "added_tokens": 7},
+    ],
+)
+def test_a_tokenizer_of_another_form_is_refused(state: dict[str, Any], tmp_path: Path) -> None:
+    folders = [make(tmp_path / name) for name in "ab"]
+    (folders[1] / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"b/tokenizer\.json: 'model', its merges or 'added_tokens'"):
+        merge_linear([(folder, 0.5) for folder in folders], tmp_path / "out")
+
+
 def test_another_spelling_of_the_same_tokenizer_is_the_same(tmp_path: Path) -> None:
     a, b = make(tmp_path / "a", 0), make(tmp_path / "b", 1)
     state = json.loads((b / "tokenizer.json").read_text())

@@ -118,3 +118,28 @@ def test_tensors_keep_within_the_size_of_a_file(tmp_path: Path) -> None:
         assert {name: tuple(file.get_slice(name).get_shape()) for name in file.keys() if sizes[name]} == {  # noqa: SIM118
             slot.name: slot.shape for slot in slots if slot.bytes
         }
+
+
+@pytest.mark.parametrize("name", ["\u4e00" * 85, "a[b]*?", "n" * 255, ".x"])
+def test_any_name_that_a_folder_can_have(name: str, tmp_path: Path) -> None:
+    beside = tmp_path / f".{'a[b]'}zz.unfinished.1-2"
+    beside.mkdir()
+    os.utime(beside, (0, 0))
+    with built_whole(tmp_path / name) as draft:
+        (draft / "x").write_text("x")
+        left = draft.with_name(f"{draft.name}-left")
+        left.mkdir()
+        os.utime(left, (0, 0))
+    assert (tmp_path / name / "x").read_text() == "x"
+    (tmp_path / name / "x").unlink()
+    with built_whole(tmp_path / name):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, beside.name])
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "file/x", "file/x/y", "/proc/nothing-here"])
+def test_a_place_that_cannot_be_made_is_the_user_s_to_mend(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="name another folder with --out"), built_whole(tmp_path / name):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -17,7 +17,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prismlab.errors import CheckpointError
+from prismlab.errors import CheckpointError, shown
 
 MARK = "unfinished"
 YOUNG = 10.0
@@ -28,17 +28,27 @@ def check_target(target: Path) -> None:
     """Refuse a place that is taken.
 
     Raises:
-        CheckpointError: it is a file, or a folder that is not empty.
+        CheckpointError: it is a file, a folder that is not empty, or no name that can be looked up.
     """
-    if target.is_dir():
+    try:
+        there = target.is_dir()
+    except (OSError, ValueError) as error:
+        raise _unusable(target, error) from error
+    if there:
         if next(target.iterdir(), None) is not None:
             raise CheckpointError(f"{target}: is not empty, and nothing is overwritten; name a new folder")
     elif os.path.lexists(target):
         raise CheckpointError(f"{target}: is there and no folder; name a new folder")
 
 
+def _unusable(target: Path, error: OSError | ValueError) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or error
+    return CheckpointError(f"{shown(target, 300)}: cannot be made ({reason}); name another folder with --out")
+
+
 def _hidden(target: Path) -> str:
-    return f".{target.name[:100]}.{MARK}."
+    # A name may have 255 bytes, and something is added to it.
+    return f".{target.name.encode(errors='surrogateescape')[:100].decode(errors='ignore')}.{MARK}."
 
 
 def _lock(folder: Path) -> int | None:
@@ -54,8 +64,13 @@ def _lock(folder: Path) -> int | None:
 
 def _sweep(target: Path) -> None:
     """Delete what killed runs left for this target. A running one holds a lock, which its death frees."""
-    for left in target.parent.glob(f"{_hidden(target)}*"):
-        if not left.is_dir() or left.is_symlink() or time.time() - left.stat().st_mtime < YOUNG:
+    for left in target.parent.iterdir():
+        if (
+            not left.name.startswith(_hidden(target))
+            or not left.is_dir()
+            or left.is_symlink()
+            or time.time() - left.stat().st_mtime < YOUNG
+        ):
             continue
         lock = _lock(left)
         if lock is not None:
@@ -71,14 +86,17 @@ def built_whole(target: Path) -> Generator[Path]:
     deletes it.
 
     Raises:
-        CheckpointError: ``target`` is taken, before or afterwards.
+        CheckpointError: ``target`` is taken, before or afterwards, or cannot be made.
     """
     check_target(target)
     target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
     draft = target.parent / f"{_hidden(target)}{os.getpid()}-{secrets.token_hex(4)}"
-    draft.mkdir()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        draft.mkdir()
+    except OSError as error:
+        raise _unusable(target, error) from error
     lock = _lock(draft)
     try:
         yield draft

@@ -67,12 +67,16 @@ def _ids(folder: Path) -> str | None:
         slow = [files[name] for name in _SLOW if name in files]
         return " ".join(f"{file.name} {_hash(file)}" for file in slow) or None
     state = read_json(files["tokenizer.json"], "tokenizer", MAX_TOKENIZER)
-    model = state.get("model")
-    if not isinstance(model, dict):
-        raise CheckpointError(f"{files['tokenizer.json']}: 'model' is missing; save the tokenizer again")
-    # Newer versions of the tokenizers library write a merge as a pair, older ones as one text.
-    merges = [merge if isinstance(merge, str) else " ".join(map(str, merge)) for merge in model.get("merges") or []]
-    added = [(token.get("id"), token.get("content")) for token in state.get("added_tokens") or []]
+    try:
+        model = state["model"]
+        # Newer versions of the tokenizers library write a merge as a pair, older ones as one text.
+        merges = [merge if isinstance(merge, str) else " ".join(map(str, merge)) for merge in model.get("merges") or []]
+        added = [(token.get("id"), token.get("content")) for token in state.get("added_tokens") or []]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{files['tokenizer.json']}: 'model', its merges or 'added_tokens' are missing or of another form than the "
+            "tokenizers library writes; save the tokenizer again"
+        ) from error
     whole = [model.get("type"), model.get("vocab"), merges, added]
     return hashlib.blake2b(json.dumps(whole, sort_keys=True).encode(), digest_size=16).hexdigest()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import CheckpointError, shown
-from prismlab.model.families import canonical, check_config_fits, tied_head
+from prismlab.model.families import by_canonical, canonical, check_config_fits, tied_head
 from prismlab.model.folder import read_config
 from prismlab.model.tensors import TensorFile, TensorView, model_type, open_checkpoint
 
@@ -36,18 +36,6 @@ class Family:
     """The corresponding tensors of all, under the first's names."""
     head: str | None
     """What was done about tied heads; None if there was nothing to do."""
-
-
-def _named(file: TensorFile, kind: str, name: str) -> dict[str, TensorView]:
-    out: dict[str, TensorView] = {}
-    for view in file.values():
-        key = canonical(view.name, kind)
-        if key in out:
-            raise CheckpointError(
-                f"{name}: '{shown(view.name)}' and '{shown(out[key].name)}' are two names of one tensor; delete one"
-            )
-        out[key] = view
-    return out
 
 
 def _settle_heads(
@@ -86,7 +74,7 @@ def open_family(parents: Sequence[Parent]) -> Family:
     files = [open_checkpoint(parent.folder) for parent in parents]
     for parent in parents:
         check_config_fits(parent.folder)
-    named = [_named(file, kinds[0], parent.name) for file, parent in zip(files, parents, strict=True)]
+    named = [by_canonical(file, kinds[0], parent.name) for file, parent in zip(files, parents, strict=True)]
     head = _settle_heads(named, files, configs, kinds[0])
     _same_names(named, parents)
     tensors: dict[str, list[TensorView]] = {}

@@ -12,6 +12,7 @@ Three rules hold for every file, whoever made the folder:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -65,7 +66,10 @@ def open_regular(path: Path) -> tuple[int, int]:
         # A pipe without a writer would block for ever without O_NONBLOCK; on a regular file the flag does nothing.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        if getattr(error, "errno", None) == errno.EMFILE:
+            reason = f"{reason}; allow more with 'ulimit -n', or name fewer checkpoints"
+        raise CheckpointError(f"{path}: cannot be read: {reason}") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
