@@ -88,6 +88,15 @@ def test_integers_are_not_taken_for_weights(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+    save_checkpoint(tiny(tied=False), build_byte_tokenizer(), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file({**state, name: state[name].reshape(16, 32)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"mismatched keys in the weights.*{name}.*16, 32.*32, 16"):
+        load_model(tmp_path)
+
+
 def test_names_out_of_a_file_reach_the_terminal_as_one_short_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,7 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused beneath, by name
             )
         model, loaded = pair
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
