@@ -1,0 +1,244 @@
+"""The data half side by side with what others do: packing, tokenising into a corpus, reading rows.
+
+``python benchmarks/data.py [--parts packing tokens reading] [--text FILE ...] [--out FILE]`` prints what it measures
+and writes its numbers as JSON.
+
+packing   100k documents of log-normal length at 8,192 tokens a row, tokens moved: ours from the token cache on disk
+          (page cache warm), trl's ``pack_dataset`` by ``bfd`` from an Arrow table in memory, as one batch and by its
+          default. Then our assignment alone at 100k, 1M and 5M documents.
+tokens    Documents of ``--text`` (jsonl or txt, also .gz) into a corpus on disk, against ``encode_batch_fast`` of the
+          tokenizers library on the same texts in memory; both use the threads that the library takes by itself.
+reading   A step's rows read from that corpus, against a training step of a model of 0.9M parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from prismlab.data.build import build_corpus
+from prismlab.data.cache import TokenCache
+from prismlab.data.corpus import Corpus
+from prismlab.data.fit import best_fit
+from prismlab.data.packing import best_fit_rows
+from prismlab.data.sources import row_documents
+from prismlab.study.spec import SourceSpec
+from prismlab.study.world import MicroSpec
+
+SEQ_LEN, DOCUMENTS = 8192, 100_000
+REPEATS = 3
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What the work gives, and its seconds."""
+    start = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - start
+
+
+def lengths_of(documents: int) -> np.ndarray:
+    """Log-normal lengths, median 545 tokens, mean about 960, cut at a row."""
+    drawn = np.random.default_rng(0).lognormal(6.3, 1.1, documents)
+    return np.clip(drawn.astype(np.int64), 1, SEQ_LEN)
+
+
+def cache_of(lengths: np.ndarray, folder: Path) -> TokenCache:
+    """A token cache with documents of these lengths, in parts as a build writes them."""
+    tokens = np.random.default_rng(1).integers(0, 100_000, int(lengths.sum()), dtype=np.uint32)
+    ends = np.append(0, np.cumsum(lengths))
+
+    def encode(parts: Any) -> Any:
+        at = 0
+        for part in parts:
+            stop = at + len(part)
+            none = np.zeros(len(part), np.int64)
+            yield SimpleNamespace(tokens=tokens[ends[at] : ends[stop]], lengths=lengths[at:stop], prompts=none)
+            at = stop
+
+    stand_in: Any = SimpleNamespace(encoder=SimpleNamespace(dtype=np.dtype("<u4")), encode=encode)
+    document = SimpleNamespace(text=" " * 4000)
+    cache = TokenCache(folder, stand_in, lambda: [document] * len(lengths), dict)  # type: ignore[arg-type]
+    cache.ensure(lambda: False)
+    return cache
+
+
+def packing(folder: Path) -> dict[str, Any]:
+    """Our packing against trl's, interleaved, and our assignment at growing sizes."""
+    import datasets
+    import pyarrow as pa
+    from trl.data_utils import pack_dataset
+
+    datasets.disable_progress_bars()
+    lengths = lengths_of(DOCUMENTS)
+    total = int(lengths.sum())
+    cache = cache_of(lengths, folder / "cache")
+
+    def ours() -> np.ndarray:
+        layout = best_fit_rows(lengths, SEQ_LEN)
+        rows = np.full((layout.rows, SEQ_LEN), 0, np.uint32)
+        cache.gather(layout.document, layout.offset, layout.length, layout.places(SEQ_LEN), rows)
+        return rows
+
+    flat = np.random.default_rng(1).integers(0, 100_000, total, dtype=np.int32)
+    offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
+    column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+    table = datasets.Dataset(pa.table({"input_ids": column}))
+    datasets.disable_caching()
+
+    def trl(**options: Any) -> int:
+        return len(pack_dataset(table, seq_length=SEQ_LEN, strategy="bfd", map_kwargs=options))
+
+    best_fit(lengths[:10], SEQ_LEN)
+    found: dict[str, Any] = {"ours": [], "trl_one_batch": [], "trl_default": []}
+    rows: dict[str, int] = {}
+    for _ in range(REPEATS):
+        packed, seconds = timed(ours)
+        rows["ours"] = len(packed)
+        found["ours"].append(seconds)
+        del packed
+        rows["trl_one_batch"], seconds = timed(lambda: trl(batch_size=DOCUMENTS))
+        found["trl_one_batch"].append(seconds)
+        rows["trl_default"], seconds = timed(trl)
+        found["trl_default"].append(seconds)
+    cache.close()
+    result = {
+        name: {
+            "seconds": [round(one, 3) for one in seconds],
+            "tokens_per_second": total / statistics.median(seconds),
+            "fill": total / (rows[name] * SEQ_LEN),
+        }
+        for name, seconds in found.items()
+    }
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(found[name], found["ours"], strict=True))
+        for name in ("trl_one_batch", "trl_default")
+    }
+    growth = {}
+    for documents in (100_000, 1_000_000, 5_000_000):
+        many = lengths_of(documents)
+        growth[documents] = min(timed(lambda many=many: best_fit(many, SEQ_LEN))[1] for _ in range(REPEATS))
+    return {"tokens": total, **result, "times_as_fast_as": ratios, "assignment_seconds": growth}
+
+
+def trained_tokenizer(texts: list[str]) -> Any:
+    """A byte-level BPE of 8,000 tokens, trained on a part of the texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=8000,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator((text[:20_000] for text in texts[:200]), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+
+
+def tokens(folder: Path, files: list[Path], method: str) -> dict[str, Any]:
+    """A whole build of a corpus against the library's batch encoding, interleaved."""
+    spec = SourceSpec.model_validate({"files": [str(file) for file in files], "domain": "web"})
+    source = spec.model_dump(mode="json", by_alias=True)
+    texts = [one.text for one in row_documents("text", source, list(map(str, files)), "think")]
+    tokenizer = trained_tokenizer(texts)
+    backend = tokenizer.backend_tokenizer
+    raw_count, _ = timed(lambda: sum(len(one) for one in backend.encode_batch_fast(texts, add_special_tokens=False)))
+    config = {
+        "mixture": "m",
+        "weights": {"text": 1.0},
+        "max_epochs": 1.0,
+        "sources": {"text": source},
+        "micro": MicroSpec().model_dump(mode="json"),
+        "files": {"text": [str(file) for file in files]},
+        "packing": {"method": method},
+        # All of it, but for a last row and what 1% held out by hash may take.
+        "rows": int(raw_count * 0.97 / SEQ_LEN),
+        "seq_len": SEQ_LEN,
+        "heldout": 1e-9,
+        "template": "think",
+        "seed": 0,
+    }
+    built, raw = [], []
+    for repeat in range(REPEATS):
+        out = folder / f"{method}-{repeat}"
+        out.mkdir()
+        _, seconds = timed(lambda: backend.encode_batch_fast(texts, add_special_tokens=False))
+        raw.append(raw_count / seconds)
+        result, seconds = timed(lambda out=out: build_corpus(config, tokenizer, out))
+        built.append((raw_count + len(texts)) / seconds)
+        fill = result.metrics["tokens"] / (result.metrics["tokens"] + result.metrics["padding"])
+    share = statistics.median(a / b for a, b in zip(built, raw, strict=True))
+    return {
+        "documents": len(texts),
+        "tokens": raw_count,
+        "library_tokens_per_second": [round(one) for one in raw],
+        "corpus_tokens_per_second": [round(one) for one in built],
+        "share_of_library": share,
+        "fill": fill,
+    }
+
+
+def reading(folder: Path) -> dict[str, Any]:
+    """Rows of a step read from a corpus, and a step of a small model on them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from prismlab.train.loop import World, train
+
+    corpus = Corpus.open(folder)
+    rows = min(8, corpus.n_rows // 4)
+    starts = np.random.default_rng(0).integers(0, corpus.n_rows - rows, 200).tolist()
+    _, seconds = timed(lambda: [corpus.tokens(start, start + rows) for start in starts])
+    read = seconds / len(starts)
+    torch.set_num_threads(1)
+    shape = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=corpus.vocab, **shape))
+    optimizer = {"lr": 1e-3, "schedule": "constant", "warmup": 0, "final_lr_factor": 1.0, "weight_decay": 0.0}
+    optimizer |= {"betas": [0.9, 0.95], "eps": 1e-8, "clip": 1.0}
+    spec = {"steps": 2, "rows": rows, "seq_len": SEQ_LEN, "micro_rows": 1, "precision": "float32"}
+    run = train(model, corpus, {**spec, "optimizer": optimizer}, World())
+    steps = [timed(lambda: next(run))[1] for _ in range(2)]
+    return {"rows": rows, "read_seconds": read, "step_seconds": min(steps), "share_of_step": read / min(steps)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["packing", "tokens", "reading"])
+    parser.add_argument("--text", nargs="+", type=Path, default=[], help="files for 'tokens' and 'reading'")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    if not asked.text and {"tokens", "reading"} & set(asked.parts):
+        parser.error("'tokens' and 'reading' need --text")
+    found: dict[str, Any] = {
+        "machine": {"cpus": os.cpu_count(), "load_before": os.getloadavg(), "python": platform.python_version()}
+    }
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if "packing" in asked.parts:
+            found["packing"] = packing(folder)
+        if "tokens" in asked.parts or "reading" in asked.parts:
+            found["tokens"] = {method: tokens(folder, asked.text, method) for method in ("concat", "best_fit")}
+        if "reading" in asked.parts:
+            found["reading"] = reading(folder / "concat-0")
+    found["machine"]["load_after"] = os.getloadavg()
+    print(json.dumps(found, indent=1))
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
