@@ -128,6 +128,8 @@ class Views:
             least = SHORTEST if self.parts[part][1] == "question" else self.n
             if lengths[text] < least or (weak[stem] if text == stem else self._short[text] and not weak[stem]):
                 continue
+            if self._short[text] and lengths[text] - lengths[stem] > self.n:
+                continue  # What follows is looked for by itself.
             for form in range(len(FORMS)):
                 sign = int(signs[form][text])
                 if (part, sign) not in seen:
