@@ -35,6 +35,8 @@ from prismlab.errors import DataError
 
 PART_BYTES = 256 * 2**20
 """Files are read in parts of about so many bytes on disk, one task each; a larger file is a part of its own."""
+DROPS = ("recipe", "length", "drawn", "copies", "near", "items")
+"""What drops documents, in the order in which they meet it."""
 DROPPED = pa.schema([(name, pa.string()) for name in ("reason", "where", "id", "excerpt", "detail")])
 """Columns of ``dropped.parquet``; ``detail`` names the document that stayed instead, or the evaluation item."""
 
@@ -48,13 +50,13 @@ def parts(files: Sequence[str | Path], listing: Sequence[Mapping[str, str]]) -> 
     """
     digests = [entry["blake2b"] for entry in listing] if listing else [""] * len(files)
     found: list[list[list[str]]] = []
-    size = PART_BYTES
+    size = 0
     for file, digest in zip(files, digests, strict=True):
         path = Path(file)
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         bytes_here = path.stat().st_size
-        if size + bytes_here > PART_BYTES:
+        if not found or size + bytes_here > PART_BYTES:
             found.append([])
             size = 0
         found[-1].append([str(path), digest])
@@ -201,6 +203,9 @@ class Finish(PipelineStep):
             part = json.loads(file.read_text(encoding="utf-8"))
             counts.update(part["counts"])
             bad.update(part["bad"])
+        for file in (self.folder / "dropped").glob("recipe-*.json"):
+            # These never came so far as to be counted as rows.
+            counts["rows"] += sum(json.loads(file.read_text(encoding="utf-8"))["counts"].values())
         documents = characters = 0
         ids = [np.zeros(0, np.uint64)]
         for file in sorted((self.folder / "documents").glob("*.parquet")):
@@ -229,7 +234,8 @@ class Finish(PipelineStep):
         counts: Counter[str] = Counter()
         kept: Counter[str] = Counter()
         examples: list[dict[str, Any]] = []
-        for file in sorted((self.folder / "dropped").glob("*.json")):
+        files = (file for phase in DROPS for file in sorted((self.folder / "dropped").glob(f"{phase}-*.json")))
+        for file in files:
             part = json.loads(file.read_text(encoding="utf-8"))
             counts.update(part["counts"])
             for example in part["examples"]:

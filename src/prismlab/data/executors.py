@@ -120,7 +120,7 @@ def submit(phases: Sequence[Phase], folder: Path, options: Mapping[str, Any]) ->
         else:
             raise DataError(f"executor {kind!r} is not known; there are {', '.join(KINDS)}")
     except ImportError as error:
-        raise MissingExtra("ray", "data", "the executor 'ray'") from error
+        raise MissingExtra("ray", "ray", "the executor 'ray'") from error
     previous: Any = None
     for phase in phases:
         logs = str(folder / "logs" / phase.name)
