@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,15 +17,22 @@ from prismlab.stats import (
     bootstrap_ratio,
     bootstrap_statistic,
     cluster_bootstrap,
+    clustered_proportion,
+    detectable_difference_items,
     detectable_difference_t,
     equivalence,
     holm,
+    items_to_decide,
+    mean_pass_at_k,
     mean_t,
     non_inferiority,
     p_value_t,
     paired_difference,
+    paired_items,
     pass_at_k,
+    power_items,
     power_t,
+    variance_of_item,
     wilson,
 )
 
@@ -299,3 +307,149 @@ def test_equivalence_is_two_one_sided_tests() -> None:
     assert equivalence(x, 2.0, 3.0).verdict == "different"
     assert equivalence([0.0], -1, 1).verdict == "undecided"
     assert equivalence(Interval(0.5, 0.2, 0.8, 5, "t"), 0, 1).verdict == "equivalent"
+
+
+def test_clustered_proportion_is_wilsons_at_both_ends() -> None:
+    """One sample an item, or samples that all agree: the items are the trials. Independent samples: the samples are."""
+    right = np.repeat([1.0, 0.0], [13, 27])
+    expected = wilson(13, 40)
+    for samples in (1, 6):
+        found = clustered_proportion(np.repeat(right, samples), np.repeat(np.arange(40), samples))
+        assert (found.lo, found.hi, found.n) == (pytest.approx(expected.lo), pytest.approx(expected.hi), 40)
+    rng = np.random.default_rng(0)
+    found = clustered_proportion((rng.random(4000 * 4) < 0.5).astype(float), np.repeat(np.arange(4000), 4))
+    many = wilson(8000, 16_000)
+    assert found.hi is not None
+    assert found.lo is not None
+    assert many.hi is not None
+    assert many.lo is not None
+    assert found.hi - found.lo == pytest.approx(many.hi - many.lo, rel=0.03)
+
+
+def test_one_right_sample_of_many_is_no_certainty() -> None:
+    """A single right sample of 1,920 says nothing of its item's others: the bound stays near that of 30 items."""
+    values = np.zeros(30 * 64)
+    values[5] = 1.0
+    found = clustered_proportion(values, np.repeat(np.arange(30), 64))
+    assert found.hi is not None
+    assert found.hi > 0.05
+    nothing = clustered_proportion(np.zeros(1920), np.repeat(np.arange(30), 64))
+    assert (nothing.lo, nothing.hi) == (0.0, pytest.approx(wilson(0, 30).hi))
+
+
+COVERED = [(0.0, 30, 8, 0.5), (0.7, 30, 64, 0.02), (0.3, 200, 8, 0.02), (0.7, 30, 8, 0.98), (0.3, 200, 1, 0.5)]
+
+
+@pytest.mark.parametrize(("spread", "n", "m", "p"), COVERED)
+def test_clustered_proportion_covers(spread: float, n: int, m: int, p: float) -> None:
+    """A part of the table of benchmarks/stats.py: at least 93%, at most 97% where n p (1 - p) is 5 or more."""
+    rng, trials, labels = np.random.default_rng(11), 1500, np.repeat(np.arange(n), m)
+    hits = 0
+    for _ in range(trials):
+        k = 1 / spread - 1 if spread else 0.0
+        rate = rng.beta(p * k, (1 - p) * k, n) if spread else np.full(n, p)
+        found = clustered_proportion((rng.random((n, m)) < rate[:, None]).ravel().astype(float), labels)
+        assert found.lo is not None
+        assert found.hi is not None
+        hits += found.lo <= p <= found.hi
+    slack = 3 * math.sqrt(0.05 * 0.95 / trials)
+    assert hits / trials >= 0.93 - slack
+    assert hits / trials <= 0.97 + slack or n * p * (1 - p) < 5
+
+
+def test_clustered_proportion_refuses() -> None:
+    with pytest.raises(ValueError, match="not from 0 to 1"):
+        clustered_proportion([0.0, 2.0], [0, 1])
+    assert clustered_proportion([1.0, 0.0], ["a", "a"]).lo is None
+    assert clustered_proportion([], []).value is None
+
+
+def test_paired_items_is_bonett_and_prices_formula() -> None:
+    new, old = [1.0] * 50 + [0.0] * 50, [1.0] * 44 + [0.0] * 6 + [1.0] * 2 + [0.0] * 48
+    found = paired_items(new, old, range(100))
+    p, q = 7 / 102, 3 / 102
+    error = math.sqrt((p + q - (p - q) ** 2) / 102)
+    z = scipy.stats.norm.ppf(0.975)
+    assert found.interval.value == pytest.approx(0.04)
+    assert (found.interval.lo, found.interval.hi) == pytest.approx((p - q - z * error, p - q + z * error))
+    assert (found.better, found.worse, found.items, found.pairs) == (6, 2, 100, 100)
+    assert found.bounds(0.95) == pytest.approx((found.interval.lo, found.interval.hi))
+    assert found.p_above(-0.02) == pytest.approx(scipy.stats.norm.sf((p - q + 0.02) / error))
+    assert found.p_above(0.1) + found.p_below(0.1) == pytest.approx(1.0)
+    # The bound is where the one-sided test turns.
+    assert found.p_above(found.bounds(0.95)[0]) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(("n", "m", "moved"), [(30, 8, 0.2), (200, 1, 0.02), (200, 8, 0.2)])
+def test_paired_items_covers(n: int, m: int, moved: float) -> None:
+    rng, trials, labels, hits = np.random.default_rng(12), 1000, np.repeat(np.arange(n), m), 0
+    for _ in range(trials):
+        rate = rng.beta(1, 1, n)
+        old = rng.random((n, m)) < rate[:, None]
+        new = np.where(rng.random(n)[:, None] < moved, rng.random((n, m)) < rate[:, None], old)
+        found = paired_items(new.ravel(), old.ravel(), labels).interval
+        assert found.lo is not None
+        assert found.hi is not None
+        hits += found.lo <= 0.0 <= found.hi
+    assert hits / trials >= 0.93 - 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_paired_items_refuses() -> None:
+    with pytest.raises(ValueError, match="at least 2 items"):
+        paired_items([1.0, 0.0], [1.0, 0.0], ["a", "a"])
+    with pytest.raises(ValueError, match="outside 0 to 1"):
+        paired_items([1.0, 2.0], [1.0, 0.0], [0, 1])
+    with pytest.raises(ValueError, match="2 and 1"):
+        paired_items([1.0, 0.0], [1.0], [0, 1])
+
+
+def test_mean_pass_at_k_is_the_mean_and_covers() -> None:
+    found = mean_pass_at_k([0, 2, 4], [4, 4, 4], 2)
+    assert found.value == pytest.approx((0 + 5 / 6 + 1) / 3)
+    assert mean_pass_at_k([3, 1, 0, 1], [3, 1, 1, 2], 1).value == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    rng, hits = np.random.default_rng(13), 0
+    for _ in range(600):
+        rate = rng.beta(0.5, 1.5, 100)
+        one = mean_pass_at_k(rng.binomial(8, rate), [8] * 100, 4)
+        assert one.lo is not None
+        assert one.hi is not None
+        # E[1 - (1 - rate)^4] of Beta(0.5, 1.5) in closed form.
+        truth = 1 - math.exp(scipy.special.betaln(0.5, 5.5) - scipy.special.betaln(0.5, 1.5))
+        hits += one.lo <= truth <= one.hi
+    assert hits / 600 >= 0.93 - 3 * math.sqrt(0.05 * 0.95 / 600)
+    with pytest.raises(ValueError, match="pass@3"):
+        mean_pass_at_k([1], [2], 3)
+
+
+def test_bootstrap_draws_the_same_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More places than a chunk holds: the chunks are one stream, so their size changes nothing."""
+    values = np.random.default_rng(14).random(500)
+    whole = cluster_bootstrap(values, range(500), resamples=1000, seed=3)
+    monkeypatch.setattr("prismlab.stats.resample.CHUNK", 7000)
+    assert cluster_bootstrap(values, range(500), resamples=1000, seed=3) == whole
+
+
+def test_variance_of_an_item_is_that_of_simulated_scores() -> None:
+    rng = np.random.default_rng(15)
+    p, spread, m = 0.3, 0.4, 5
+    k = 1 / spread - 1
+    rate = rng.beta(p * k, (1 - p) * k, 200_000)
+    first, second = rng.binomial(m, rate) / m, rng.binomial(m, rate) / m
+    assert variance_of_item(p, m, spread) == pytest.approx(first.var(), rel=0.02)
+    assert variance_of_item(p, m, spread, shared=1.0) == pytest.approx((first - second).var(), rel=0.02)
+    assert variance_of_item(p, 1, 0.9) == pytest.approx(p * (1 - p))
+
+
+def test_planning_inverts_itself() -> None:
+    variance = variance_of_item(0.4, 64, 0.6, shared=0.8)
+    seen = detectable_difference_items(30, variance)
+    # Two sides at 95%, power 80%: (1.959964 + 0.841621) standard errors.
+    assert seen == pytest.approx(2.801585 * math.sqrt(variance / 30), rel=1e-6)
+    assert items_to_decide(seen, variance) in (30, 31)
+    assert power_items(seen, 30, variance) == pytest.approx(0.8)
+    assert power_items(0.0, 30, variance) == pytest.approx(0.025)
+    assert items_to_decide(0.0, variance) is None
+    with pytest.raises(ValueError, match=r"rate 1\.2"):
+        variance_of_item(1.2)
+    with pytest.raises(ValueError, match="1 items"):
+        detectable_difference_items(1, variance)

@@ -50,9 +50,12 @@ def score_bounds(p: float, n: float, z: float) -> tuple[float, float]:
 
 
 def group(clusters: Sequence[Hashable] | NDArray[Any], n: int) -> tuple[NDArray[np.int64], int]:
-    """Cluster labels as 0 .. k-1 in order of first appearance, [n], and k."""
+    """Cluster labels as 0 .. k-1, [n], and k."""
     if len(clusters) != n:
         raise ValueError(f"{n} values need {n} cluster labels, not {len(clusters)}")
+    if isinstance(clusters, np.ndarray) and n:
+        labels, places = np.unique(clusters, return_inverse=True)
+        return places.astype(np.int64), len(labels)
     order: dict[Hashable, int] = {}
     codes = np.fromiter((order.setdefault(c, len(order)) for c in clusters), dtype=np.int64, count=n)
     return codes, len(order)

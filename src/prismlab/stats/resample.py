@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from prismlab.stats.interval import Floats, Interval, Statistic, check_level, vector
 from prismlab.stats.proportions import group, per_cluster, wilson
 
-CHUNK = 2**20
-"""Places drawn at a time, so that memory stays bounded however many items there are."""
+CHUNK = 2**17
+"""Places drawn at a time: few enough to stay in the cache, and memory stays bounded however many items there are."""
 
 
 def _draws(k: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -94,6 +94,8 @@ def _notes(sides: tuple[Side, Side], found: Mapping[str, Any]) -> list[str]:
     for task, entry in found["tasks"].items():
         if entry.get("reason"):
             notes.append(f"{shown(task, 40)}: {entry['reason']}.")
+        elif entry["base"] is not None and entry["base"] < entry["margin"]:
+            notes.append(f"{shown(task, 40)}: the reference scores less than the margin, so that much cannot be lost.")
         elif entry["verdict"] == "undecided" and entry["items_needed"] is None:
             notes.append(f"{shown(task, 40)}: the loss seen is the margin itself, which no number of items decides.")
     unknown = [shown(side.name, 40) for side in sides if side.config is None]
