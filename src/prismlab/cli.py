@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from prismlab import cli_judge
+from prismlab import cli_data, cli_judge
 
 app = typer.Typer(
     name="prism",
@@ -346,6 +346,7 @@ def landscape(
 
 app.command(epilog=cli_judge.GATE)(cli_judge.gate)
 app.command(epilog=cli_judge.CLAIMS)(cli_judge.claims)
+app.add_typer(cli_data.app)
 
 
 def _complain(text: str) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from prismlab.errors import SpecError
 from prismlab.seeds import derive_seed
 from prismlab.study.analyses import ANALYSES, thresholds
 from prismlab.study.arms import infer_arms
 from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.content import FileHashes
+from prismlab.study.explain import problem
 from prismlab.study.load import LoadedStudy
 from prismlab.study.pairs import evaluated
 from prismlab.study.spec import EvaluationSpec
@@ -275,6 +277,20 @@ class Builder:
             chosen = list(self.steps.values()) if steps is None else steps
             config = {"study": study, "arms": dict(arms), "entries": entries_of(chosen)}
             self.add(kind, self.study.name, None, config, inputs={step.id: step.id for step in chosen})
+
+
+def plan_cleaning(loaded: LoadedStudy, source: str) -> Step | None:
+    """The step that cleans a source for the study's first seed; None where it is read as it is.
+
+    Raises:
+        SpecError: the study has no such source.
+        DataError: a file cannot be read.
+    """
+    if source not in loaded.study.sources:
+        raise SpecError(problem("sources", f"no source {source!r}", list(loaded.study.sources), source))
+    builder = Builder(loaded, loaded.study.run.threads, FileHashes(), None)
+    step = builder.clean(source, loaded.study.seeds[0])
+    return None if step is None else builder.steps[step]
 
 
 def plan_study(
