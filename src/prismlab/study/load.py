@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from prismlab.errors import SpecError
 from prismlab.study.check import cross_problems
-from prismlab.study.document import read_document
 from prismlab.study.explain import problem, problems_of, raise_first
+from prismlab.study.include import Merged, MixtureFile, is_study, read_merged
+from prismlab.study.spec import SourceSpec, TaskSpec
 from prismlab.study.study import Study
 
 TASK_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -77,15 +78,24 @@ def _folder(folder: Path, checkpoint: str, where: str) -> Path | None:
     return None
 
 
-def _resolve(study: Study, folder: Path) -> dict[str, Sequence[Path]]:
+def _named_files(
+    merged: Merged, path: Path, sources: Mapping[str, SourceSpec], tasks: Mapping[str, TaskSpec]
+) -> dict[str, Sequence[Path]]:
+    """Files of sources and tasks, looked for from the file that names them."""
     files: dict[str, Sequence[Path]] = {}
-    for name, source in study.sources.items():
-        if source.files is not None:
-            where = f"sources.{name}"
-            files[where] = _matches(folder, source.files, SOURCE_SUFFIXES, f"{where}.files")
-    for name, task in study.tasks.items():
-        if task.files is not None:
-            files[f"tasks.{name}"] = _matches(folder, task.files, TASK_SUFFIXES, f"tasks.{name}.files")
+    given = [(f"sources.{name}", spec.files, SOURCE_SUFFIXES) for name, spec in sources.items()]
+    given += [(f"tasks.{name}", spec.files, TASK_SUFFIXES) for name, spec in tasks.items()]
+    for where, patterns, suffixes in given:
+        if patterns is not None:
+            try:
+                files[where] = _matches(merged.folder(where, path), patterns, suffixes, f"{where}.files")
+            except SpecError as error:
+                raise SpecError(f"{merged.origins.get(where, path)}: {error}") from error
+    return files
+
+
+def _checkpoints(study: Study, folder: Path) -> dict[str, Sequence[Path]]:
+    files: dict[str, Sequence[Path]] = {}
     for name, base in study.bases.items():
         if base.checkpoint is not None:
             found = _folder(folder, base.checkpoint, f"bases.{name}.checkpoint")
@@ -94,21 +104,82 @@ def _resolve(study: Study, folder: Path) -> dict[str, Sequence[Path]]:
 
 
 def load_study(path: Path | str) -> LoadedStudy:
-    """Read and check a study file.
+    """Read and check a study file with what it includes.
 
     Raises:
         SpecError: in at most two lines: file, key path, what is wrong, what is allowed, the nearest right spelling.
     """
     path = Path(path)
-    document = read_document(path)
+    return _load(path, read_merged(path))
+
+
+def _load(path: Path, merged: Merged) -> LoadedStudy:
     try:
-        study = Study.model_validate(document)
+        study = Study.model_validate(merged.document)
     except ValidationError as error:
         raise_first(path, problems_of(error))
         raise
     raise_first(path, cross_problems(study))
+    files = _named_files(merged, path, study.sources, study.tasks)
     try:
-        files = _resolve(study, path.resolve().parent)
+        files |= _checkpoints(study, path.resolve().parent)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
     return LoadedStudy(study=study, path=path.resolve(), files=files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedMixtures:
+    """What is said of data in a study or in a file by itself."""
+
+    path: Path
+    spec: MixtureFile
+    study: Study | None
+    """The study, if the file is one."""
+    files: Mapping[str, Sequence[Path]]
+    """Absolute paths by key path: ``sources.NAME``, ``tasks.NAME``."""
+
+    def shares(self, mixture: str) -> dict[str, float]:
+        """Share of tokens of each source of a mixture; they sum to 1.
+
+        Raises:
+            SpecError: there is no such mixture, it names a source that is not there, or its weights do not fit.
+        """
+        spec = self.spec.mixtures.get(mixture)
+        where = f"mixtures.{mixture}"
+        if spec is None:
+            known = list(self.spec.mixtures)
+            raise SpecError(f"{self.path}: {problem(where, 'there is no such mixture', known or 'none', mixture)}")
+        for name in spec.names:
+            if name not in self.spec.sources:
+                raise SpecError(f"{self.path}: {problem(where, f'no source {name!r}', self.spec.sources, name)}")
+        try:
+            return spec.shares({name: self.spec.sources[name].domain_name for name in spec.names})
+        except ValueError as error:
+            raise SpecError(f"{self.path}: {where}: {error}") from error
+
+
+def load_mixtures(path: Path | str) -> LoadedMixtures:
+    """Read and check what a study, or a file that studies include, says of sources, mixtures and tasks.
+
+    Raises:
+        SpecError: as ``load_study``.
+    """
+    path = Path(path)
+    merged = read_merged(path)
+    if is_study(merged.document):
+        study = _load(path, merged)
+        spec = MixtureFile(
+            sources=study.study.sources,
+            mixtures=study.study.mixtures,
+            tasks=study.study.tasks,
+            decontaminate=study.study.decontaminate,
+        )
+        return LoadedMixtures(path=path.resolve(), spec=spec, study=study.study, files=study.files)
+    try:
+        spec = MixtureFile.model_validate(merged.document)
+    except ValidationError as error:
+        raise_first(path, problems_of(error))
+        raise
+    files = _named_files(merged, path, spec.sources, spec.tasks)
+    return LoadedMixtures(path=path.resolve(), spec=spec, study=None, files=files)

@@ -195,6 +195,9 @@ class Study(Spec):
     """Name of the study; its folder under ``runs/`` by default."""
     description: str = ""
     """One or two sentences for the report."""
+    include: list[str] = []
+    """Files with ``sources``, ``mixtures``, ``tasks`` and ``decontaminate`` that are part of this study, relative to
+    it; paths in them are relative to them."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = [0]
     """Each seed is an independent repetition of every step; the seed is the unit of inference."""
     template: Literal["think"] = "think"
