@@ -64,3 +64,41 @@ def clean(
         )
     config = {**step.config, "files": step.paths}
     work(config, out, workers=workers, executor=None if executor == "local" else options, as_json=as_json)
+
+
+PLAN = (
+    "Examples:  prism data plan study.yaml mcs --tokens 26.2B --seq-len 8192 --ranks 128  |  "
+    "prism data plan mixtures/mcs.yaml mcs --tokens 500M"
+)
+
+
+@app.command(epilog=PLAN)
+def plan(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A study, or a file with mixtures (YAML).")],
+    mixture: Annotated[str, typer.Argument(metavar="MIXTURE", help="Name of a mixture.")],
+    tokens: Annotated[str, typer.Option("--tokens", metavar="N", help="The budget: 26.2B, 500M, 8192.")],
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=2**20, help="Tokens a row.")] = 8192,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Processes that train.")] = 1,
+    rows_per_step: Annotated[
+        int | None, typer.Option("--rows-per-step", min=1, help="Rows of all ranks; default one a rank.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise.")] = 1,
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Run folders with earlier builds.")] = Path(
+        "runs"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
+) -> None:
+    """Show what a token budget means: tokens, rows, epochs, disk, time."""
+    from prismlab.tools.data_plan import plan as show
+
+    show(
+        file,
+        mixture,
+        tokens=tokens,
+        seq_len=seq_len,
+        ranks=ranks,
+        rows_per_step=rows_per_step,
+        workers=workers,
+        runs=runs,
+        as_json=as_json,
+    )
