@@ -23,6 +23,7 @@ from prismlab.data.encode import Encoders
 from prismlab.data.files import whole
 from prismlab.data.mixture import normalised, row_counts, schedule
 from prismlab.data.origin import Origin
+from prismlab.data.packing import pad_rows
 from prismlab.data.shards import CONTINUES, Rows, finish, interleaved, shard_done, shard_rows, write_shard
 from prismlab.data.supply import BestFit, Concatenated, Supply, Usage
 from prismlab.errors import DataError
@@ -85,11 +86,12 @@ class _Source:
     def rows(self, start: int, stop: int, pad: int) -> Rows:
         """Rows ``start`` to ``stop`` (exclusive) of the source's own."""
         layout, lengths = self.supply.layout(start, stop), (stop - start, self.seq_len)
-        tokens = np.full(lengths, pad, self._encoders.encoder.dtype)
+        tokens, fill = np.empty(lengths, self.cache.dtype), layout.fill()
         places = layout.places(self.seq_len)
         self.cache.gather(layout.document, layout.offset, layout.length, places, tokens)
+        pad_rows(tokens, fill, pad)
         starts = (places % self.seq_len).astype(np.uint32) | np.where(layout.offset > 0, CONTINUES, np.uint32(0))
-        fill, learned = layout.fill(), None
+        learned = None
         if self.masked:
             prompts = np.clip(self.cache.prompts[layout.document] - layout.offset, 0, layout.length)
             edges = np.zeros(tokens.size + 1, np.int32)

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,8 @@ FIRST_PART, LARGEST_PART = 32, 2**16
 PART_CHARS = 4 * 2**20
 """Characters at which a part ends, whatever its documents."""
 OPEN_FILES = 256
+MANY = 8
+"""Pieces of a part from which on mapping it costs less than as many reads."""
 
 
 @dataclass(frozen=True)
@@ -190,27 +193,46 @@ class TokenCache:
     def gather(self, document: Ints, offset: Ints, length: Ints, place: Ints, out: NDArray[Any]) -> None:
         """Read segments of documents into ``out`` (flat, of the tokenizer's type) at ``place``.
 
-        Segments that follow one another both on disk and in ``out`` are read at once.
+        Segments that follow one another both on disk and in ``out`` are moved at once. A part of which many pieces are
+        wanted is mapped while they are copied, so that one part at most is in memory besides ``out``.
         """
-        index = self._index
+        if not len(document):
+            return
+        index, size = self._index, self.dtype.itemsize
         source = index.begins[document] + offset
         part = np.searchsorted(index.part_begins, source, side="right") - 1
         apart = (source[1:] != (source + length)[:-1]) | (place[1:] != (place + length)[:-1]) | (part[1:] != part[:-1])
         first = np.append(0, np.flatnonzero(apart) + 1)
         stop = np.append(first[1:], len(source)) - 1
-        size = self.dtype.itemsize
+        order = np.argsort(part[first], kind="stable")
+        first, stop = first[order], stop[order]
+        begin = (source[first] - index.part_begins[part[first]]) * size
+        into, until = place[first] * size, (place[stop] + length[stop]) * size
         target = memoryview(cast(Any, out.view(np.uint8).reshape(-1)))
-        begin = ((source - index.part_begins[part]) * size)[first].tolist()
-        into, until = (place[first] * size).tolist(), ((place + length)[stop] * size).tolist()
-        for number, at, low, high in zip(part[first].tolist(), begin, into, until, strict=True):
-            self._read(number, at, target[low:high])
+        seams = np.flatnonzero(np.diff(part[first], prepend=-1, append=-1))
+        for low, high in pairwise(seams.tolist()):
+            pieces = zip(begin[low:high].tolist(), into[low:high].tolist(), until[low:high].tolist(), strict=True)
+            self._move(int(part[first[low]]), pieces, high - low, target)
 
-    def _read(self, number: int, at: int, target: memoryview) -> None:
-        file = self._files.get(number)
-        if file is None:
+    def _move(self, number: int, pieces: Iterable[tuple[int, int, int]], count: int, target: memoryview) -> None:
+        """Copy ``pieces`` of one part's file, each its first byte there and its first and last place in ``target``."""
+        file = self._file(number)
+        if count < MANY:
+            for at, low, high in pieces:
+                self._read(number, file, at, target[low:high])
+            return
+        with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as whole_part:
+            for at, low, high in pieces:
+                target[low:high] = whole_part[at : at + high - low]
+
+    def _file(self, number: int) -> int:
+        if number not in self._files:
             if len(self._files) >= OPEN_FILES:
                 os.close(self._files.pop(next(iter(self._files))))
-            file = self._files[number] = os.open(self._name(number, "tok"), os.O_RDONLY)
+            self._files[number] = os.open(self._name(number, "tok"), os.O_RDONLY)
+        return self._files[number]
+
+    def _read(self, number: int, file: int, at: int, target: memoryview) -> None:
         while target:
             got = os.preadv(file, [target], at)
             if got == 0:

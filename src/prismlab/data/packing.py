@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,3 +122,16 @@ def best_fit_rows(length: Ints, seq_len: int, overlap: int = 0) -> Layout:
     document, offset, tokens = chunks(length, seq_len, overlap)
     starts, items = best_fit(tokens, seq_len)
     return Layout(starts, document[items], offset[items], tokens[items])
+
+
+def pad_rows(tokens: NDArray[Any], fill: Ints, pad: int) -> None:
+    """Write padding behind the tokens of each row; rows that are full are not looked at.
+
+    Args:
+        tokens: [rows, seq_len].
+        fill: tokens of each row [rows].
+        pad: id of the padding token.
+    """
+    seq_len = tokens.shape[1]
+    for row in np.flatnonzero(fill < seq_len).tolist():
+        tokens[row, fill[row] :] = pad
