@@ -370,7 +370,7 @@ def main() -> None:
     """Run ``prism``: exit code 0, 2 for what the user can mend (two lines at most), 130 for Ctrl-C, 1 for our fault."""
     from prismlab.errors import PrismError, place_trouble
 
-    if sys.argv[1:2] == ["merge"]:
+    if sys.argv[1:2] in (["merge"], ["diff"]) and not any(word.startswith(("--svd", "--device")) for word in sys.argv):
         _start_lean()
     try:
         app(prog_name="prism")

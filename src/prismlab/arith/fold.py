@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -50,6 +51,8 @@ class _Work(Generic[T]):
     """(part, first element, element past the last)."""
     results: dict[int, T] = field(default_factory=dict)
     taken: int = 0
+    awaited: int = -1
+    """The task that the caller waits for; it is woken for no other, since every waking takes a core from the work."""
     stop: bool = False
     error: BaseException | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -65,21 +68,23 @@ class _Work(Generic[T]):
     def put(self, number: int, result: T) -> None:
         with self.changed:
             self.results[number] = result
-            self.changed.notify()
+            if number == self.awaited:
+                self.changed.notify()
 
     def fail(self, error: BaseException) -> None:
         with self.changed:
             self.stop, self.error = True, self.error or error
             self.changed.notify()
 
-    def wait(self, number: int) -> T:
-        """The result of a task, once it is there; the error of any task that failed."""
+    def wait(self, numbers: Sequence[int]) -> list[T]:
+        """The results of consecutive tasks, once all are there; the error of any task that failed."""
         with self.changed:
-            while number not in self.results and self.error is None:
-                self.changed.wait()
-            if self.error is not None:
-                raise self.error
-            return self.results.pop(number)
+            for self.awaited in reversed(numbers):
+                while self.awaited not in self.results and self.error is None:
+                    self.changed.wait()
+                if self.error is not None:
+                    raise self.error
+            return [self.results.pop(number) for number in numbers]
 
 
 class _Reader:
@@ -158,16 +163,12 @@ def fold(
     for thread in pool:
         thread.start()
     try:
-        held: list[T] = []
-        for number, (at, _, _) in enumerate(work.tasks):
-            result = work.wait(number)
-            if held:
-                held[0].add(result)
-            else:
-                held.append(result)
-            if number + 1 == len(work.tasks) or work.tasks[number + 1][0] != at:
-                bar.advance()
-                yield ordered[at], held.pop()
+        for at, group in groupby(range(len(work.tasks)), key=lambda number: work.tasks[number][0]):
+            first, *rest = work.wait(list(group))
+            for result in rest:
+                first.add(result)
+            bar.advance()
+            yield ordered[at], first
     finally:
         work.stop = True
         for thread in pool:
