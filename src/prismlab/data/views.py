@@ -17,8 +17,8 @@ SHORTEST = 8
 ANCHOR = 5
 """A sequence that is found whole is looked for by so many of its first words."""
 TELLING = 4
-"""An n-gram is looked for if so many of its words have two letters or more and are no numbers: lists of numbers are
-everywhere."""
+"""An n-gram is looked for if it has so many different words of two letters or more that are no numbers: lists of
+numbers are everywhere."""
 COMMON = 4
 """An n-gram that so many different items have tells none of them."""
 SHARED = 2
@@ -51,6 +51,15 @@ def _forms(item: Item) -> Iterator[tuple[str, str]]:
 def _telling(words: Words) -> NDArray[np.bool_]:
     """Words of two letters or more that are no number [n]."""
     return (words.kinds == WORD) & (words.stops - words.starts > 1) & ~np.isin(words.hashes, spelled())
+
+
+def _before(hashes: Hashes) -> Ints:
+    """Where each word stood last before; -1 where it had not been met [n]."""
+    order = np.argsort(hashes, kind="stable")
+    before = np.full(len(hashes), -1, np.int64)
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    before[order[1:][same]] = order[:-1][same]
+    return before
 
 
 class Views:
@@ -153,8 +162,10 @@ class Views:
         counts = np.maximum(last - first - n + 1, 0)
         at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         places, views = np.repeat(first, counts) + at, np.repeat(chosen, counts)
-        telling = np.append(0, np.cumsum(_telling(batch.words)[words]))
-        good = telling[places + n] - telling[places] >= (TELLING if n > ANCHOR else 1)
+        telling, before = _telling(batch.words)[words], _before(hashes)
+        # A word counts where it stands first in the n-gram.
+        different = sum((telling[places + k] & (before[places + k] < places)).astype(np.int8) for k in range(n))
+        good = different >= (TELLING if n > ANCHOR else 1)
         return grams(hashes, n)[places[good]], views[good], at[good]
 
     def _grams(self, n: int, template: bool) -> tuple[Hashes, Ints, Ints]:

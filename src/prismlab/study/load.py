@@ -14,7 +14,7 @@ from prismlab.errors import SpecError
 from prismlab.study.check import cross_problems
 from prismlab.study.explain import problem, problems_of, raise_first
 from prismlab.study.include import Merged, MixtureFile, is_study, read_merged
-from prismlab.study.spec import SourceSpec, TaskSpec
+from prismlab.study.spec import BaseSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
 
 TASK_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -157,6 +157,25 @@ class LoadedMixtures:
             return spec.shares({name: self.spec.sources[name].domain_name for name in spec.names})
         except ValueError as error:
             raise SpecError(f"{self.path}: {where}: {error}") from error
+
+    def as_study(self) -> LoadedStudy:
+        """A study of these sources and mixtures whose base is a stand-in, so that no checkpoint need be read.
+
+        It has the other settings of the study, if the file is one, else a study's defaults.
+        """
+        base = {"none": BaseSpec(arch="llama")}
+        if self.study is not None:
+            study = self.study.model_copy(update={"bases": base, "tokenizer": None})
+        else:
+            study = Study(
+                name="data",
+                bases=base,
+                sources=self.spec.sources,
+                mixtures=self.spec.mixtures,
+                tasks=self.spec.tasks,
+                decontaminate=self.spec.decontaminate,
+            )
+        return LoadedStudy(study=study, path=self.path, files=self.files)
 
 
 def load_mixtures(path: Path | str) -> LoadedMixtures:

@@ -293,6 +293,17 @@ def plan_cleaning(loaded: LoadedStudy, source: str) -> Step | None:
     return None if step is None else builder.steps[step]
 
 
+def plan_corpus(loaded: LoadedStudy, spec: TrainSpec) -> list[Step]:
+    """The step that builds the corpus of a training, behind those that clean its sources, for the first seed.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    builder = Builder(loaded, loaded.study.run.threads, FileHashes(), None)
+    builder.corpus(spec, loaded.study.seeds[0])
+    return [step for step in builder.steps.values() if step.kind in ("clean", "corpus")]
+
+
 def plan_study(
     loaded: LoadedStudy,
     *,

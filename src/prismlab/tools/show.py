@@ -101,7 +101,8 @@ def labels(names: Sequence[str | Path]) -> list[str]:
     return [f"{name} #{k}" for k, name in enumerate(found, 1)]  # they differ only where long names are cut
 
 
-def _console(stream: TextIO, width: int | None = None) -> Console:
+def console_on(stream: TextIO, width: int | None = None) -> Console:
+    """A console on a stream: as wide as the terminal, or as COLUMNS says, or ``PLAIN_WIDTH``; it reads no markup."""
     from rich.console import Console
 
     if width is None and not stream.isatty():
@@ -158,7 +159,7 @@ def _print_table(console: Console, stream: TextIO, table: Table) -> None:
     if table.title:
         console.print(Text(table.title, style="bold"))
     if not console.is_terminal and _natural(table) > console.width:
-        console = _console(stream, _natural(table))
+        console = console_on(stream, _natural(table))
     console.print(grid)
     if table.note:
         console.print(Text(table.note, style="dim"))
@@ -173,7 +174,7 @@ def print_tables(tables: Sequence[Table], notes: Sequence[str] = (), stream: Tex
     if isinstance(place, io.TextIOWrapper):
         # An arrow that the terminal's encoding lacks is no reason to stop; what it can show is left as it is.
         place.reconfigure(errors="replace")
-    console = _console(place)
+    console = console_on(place)
     for table in _joined(tables, console.width):
         _print_table(console, place, table)
     for note in notes:
@@ -233,6 +234,7 @@ def emit(
     *,
     title: str,
     notes: Sequence[str] = (),
+    more: Sequence[Table] = (),
     figures: Callable[[], Sequence[Drawing]] | None = None,
     parquet: Callable[[], Mapping[str, pa.Table]] | None = None,
     out: Path | None = None,
@@ -246,6 +248,7 @@ def emit(
         tables: shown unless ``as_json``, and on the page.
         title: of the page.
         notes: lines beneath the tables.
+        more: tables for the page alone.
         figures: makes the page's figures; called only with ``out``.
         parquet: makes tables by file name without ending; called only with ``out``.
         out: a folder, made if it is not there; None writes nothing.
@@ -270,7 +273,7 @@ def emit(
     _write(out / f"{tool}.json", f"{text}\n".encode())
     written = [f"{tool}.json", *_write_parquet(out, parquet)]
     if figures is not None:
-        page = _page(title, tool, tables, notes, figures())
+        page = _page(title, tool, [*tables, *more], notes, figures())
         _write(out / f"{tool}.html", page.encode("utf-8", errors="replace"))
         written.append(f"{tool}.html")
     sys.stderr.write(f"wrote {', '.join(written)} in {out}\n")
@@ -342,7 +345,7 @@ def progress(label: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[shown]}", markup=False),
-        console=_console(sys.stderr),
+        console=console_on(sys.stderr),
         transient=True,
     ) as bars:
         yield _Bar(bars, label)
