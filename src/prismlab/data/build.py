@@ -240,6 +240,8 @@ def build_corpus(
         usage = [source.supply.usage(count) for source, count in zip(sources, counts, strict=True)]
         progress.start(rows, "row")
         _shards(scratch / "shards", chosen, sources, pad, encoder.vocab, progress)
+        for source in sources:
+            source.cache.close()
     tokens = sum(one.tokens for one in usage)
     described = {
         source.name: source.summary(used, count, tokens)
