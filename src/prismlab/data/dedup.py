@@ -1,10 +1,10 @@
 """Duplicates, by datatrove's exact and MinHash deduplication: of each group the first document of the source stays.
 
-Exact: equal 64-bit xxHash of the text. MinHash: word 5-grams of the simplified text (small letters, numbers as one
-digit, no punctuation, no accents), 14 buckets of 8 hashes each, so that two documents are taken for one with
-probability 1 - (1 - s^8)^14 at a Jaccard similarity s: 0.21 at 0.6, 0.56 at 0.7, 0.92 at 0.8 (Broder 1997; the numbers
-are datatrove's own, those of FineWeb). Groups are closed: if a is like b and b like c, one of the three stays.
-Documents of fewer than five words have no 5-gram and are compared exactly alone.
+Exact: equal 64-bit xxHash of the text. MinHash: word 5-grams of the simplified text (small letters, no punctuation, no
+accents; numbers stay, since exercises that differ in them are different ones), 14 buckets of 8 hashes each, so that
+two documents are taken for one with probability 1 - (1 - s^8)^14 at a Jaccard similarity s: 0.21 at 0.6, 0.56 at 0.7,
+0.92 at 0.8 (Broder 1997; these sizes are datatrove's own). Groups are closed: if a is like b and b like c, one of the
+three stays. Documents of fewer than five words have no 5-gram and are compared exactly alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from datatrove.pipeline.dedup.minhash import (
     MinhashDedupSignature,
 )
 from datatrove.utils.hashing import HashConfig
+from datatrove.utils.text import TextNormConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from prismlab.data.blocks import Drops
@@ -42,7 +43,14 @@ from prismlab.errors import DataError
 
 COPY, NEAR = "a copy of an earlier document", "nearly an earlier document"
 HASHES = HashConfig(precision=64, hash_fc="xxhash")
-MINHASH = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, seed=1, hash_config=HASHES)
+MINHASH = MinhashConfig(
+    n_grams=5,
+    num_buckets=14,
+    hashes_per_bucket=8,
+    seed=1,
+    norm_config=TextNormConfig(norm_numbers=False),
+    hash_config=HASHES,
+)
 _MOST_SHARDS = 65_534
 _WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|\w+")
 Stream = Callable[[], list[Any]]
