@@ -49,7 +49,10 @@ EXCEPTIONS = {
     # A table of facts without any library: a source by recipe is checked as one that is written out.
     ("study.spec", "data.recipe_list"),
 }
-STUDY_PRIVATE = {"plan", "load", "include", "steps", "stages", "cost", "starter", "document", "explain", "check", "pairs"}
+STUDY_PRIVATE = {"plan", "load", "include", "steps", "stages", "cost", "starter", "document", "explain"} | {
+    "check",
+    "pairs",
+}
 """Modules of ``study`` that only the runner and the command line know."""
 
 
