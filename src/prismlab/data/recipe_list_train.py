@@ -17,7 +17,7 @@ _NEMOTRON_COLUMNS = {
     "messages": "list of {role: string, content: string, tool_calls: list of {id, type, function}}",
     "metadata": "string (JSON)",
 }
-_OCR2_COLUMNS = dict.fromkeys(
+_OCR2_COLUMNS: Mapping[str, str] = dict.fromkeys(
     (
         "question",
         "r1_generation",
