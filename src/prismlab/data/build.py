@@ -23,8 +23,8 @@ from prismlab.data.encode import Encoders
 from prismlab.data.files import whole
 from prismlab.data.mixture import normalised, row_counts, schedule
 from prismlab.data.origin import Origin
-from prismlab.data.packing import pad_rows
-from prismlab.data.shards import CONTINUES, Rows, finish, interleaved, shard_done, shard_rows, write_shard
+from prismlab.data.packing import Ints, pad_rows
+from prismlab.data.shards import CONTINUES, Marks, finish, interleaved, shard_done, shard_rows, write_shard
 from prismlab.data.supply import BestFit, Concatenated, Supply, Usage
 from prismlab.errors import DataError
 from prismlab.micro.world import check_disjoint
@@ -83,22 +83,24 @@ class _Source:
             max_epochs=self._max_epochs,
         )
 
-    def rows(self, start: int, stop: int, pad: int) -> Rows:
-        """Rows ``start`` to ``stop`` (exclusive) of the source's own."""
-        layout, lengths = self.supply.layout(start, stop), (stop - start, self.seq_len)
-        tokens, fill = np.empty(lengths, self.cache.dtype), layout.fill()
-        places = layout.places(self.seq_len)
+    def fill(self, start: int, stop: int, at: Ints, tokens: NDArray[Any], pad: int) -> Marks:
+        """Put the source's own rows ``start`` to ``stop`` (exclusive) where ``at`` says in ``tokens``, a shard's."""
+        layout = self.supply.layout(start, stop)
+        inside = layout.places(self.seq_len)
+        row, inside = np.divmod(inside, self.seq_len)
+        places = at[row] * self.seq_len + inside
         self.cache.gather(layout.document, layout.offset, layout.length, places, tokens)
-        pad_rows(tokens, fill, pad)
-        starts = (places % self.seq_len).astype(np.uint32) | np.where(layout.offset > 0, CONTINUES, np.uint32(0))
-        learned = None
+        fill, learned = layout.fill(), None
+        pad_rows(tokens, at, fill, pad)
+        starts = inside.astype(np.uint32) | np.where(layout.offset > 0, CONTINUES, np.uint32(0))
         if self.masked:
+            shape, first = (stop - start, self.seq_len), row * self.seq_len + inside
             prompts = np.clip(self.cache.prompts[layout.document] - layout.offset, 0, layout.length)
-            edges = np.zeros(tokens.size + 1, np.int32)
-            np.add.at(edges, places, 1)
-            np.add.at(edges, places + prompts, -1)
-            learned = (np.cumsum(edges[:-1]) == 0).reshape(lengths) & (np.arange(self.seq_len) < fill[:, None])
-        return Rows(tokens, fill, np.diff(layout.starts), starts, learned)
+            edges = np.zeros(shape[0] * shape[1] + 1, np.int32)
+            np.add.at(edges, first, 1)
+            np.add.at(edges, first + prompts, -1)
+            learned = (np.cumsum(edges[:-1]) == 0).reshape(shape) & (np.arange(self.seq_len) < fill[:, None])
+        return Marks(fill, np.diff(layout.starts), starts, learned)
 
     def summary(self, usage: Usage, rows: int, tokens: int) -> dict[str, Any]:
         """What the manifest and the record say about the source."""
@@ -167,18 +169,21 @@ def _shards(
 ) -> None:
     """Write the shards that are not there yet."""
     folder.mkdir(exist_ok=True)
-    dtype = sources[0].cache.dtype
-    each, before = shard_rows(sources[0].seq_len, dtype), np.zeros(len(sources), np.int64)
+    seq_len, dtype = sources[0].seq_len, sources[0].cache.dtype
+    each, before = shard_rows(seq_len, dtype), np.zeros(len(sources), np.int64)
     masked = any(source.masked for source in sources)
+    # One buffer for all shards: memory that is new costs more time than the copying.
+    buffer = np.empty((min(each, len(chosen)), seq_len), dtype)
     for number, first in enumerate(range(0, len(chosen), each)):
         part = chosen[first : first + each]
         counts = row_counts(part, len(sources))
         if not shard_done(folder, number):
-            rows = {
-                at: sources[at].rows(int(before[at]), int(before[at] + counts[at]), pad)
-                for at in np.flatnonzero(counts).tolist()
-            }
-            write_shard(folder, number, interleaved(part, rows, dtype, masked), vocab)
+            tokens, parts = buffer[: len(part)], dict[int, tuple[Ints, Marks]]()
+            for at in np.flatnonzero(counts).tolist():
+                places = np.flatnonzero(part == at)
+                stop = int(before[at] + counts[at])
+                parts[at] = places, sources[at].fill(int(before[at]), stop, places, tokens, pad)
+            write_shard(folder, number, tokens, interleaved(parts, len(part), seq_len, masked), vocab)
         before += counts
         progress.advance(len(part))
 

@@ -124,14 +124,14 @@ def best_fit_rows(length: Ints, seq_len: int, overlap: int = 0) -> Layout:
     return Layout(starts, document[items], offset[items], tokens[items])
 
 
-def pad_rows(tokens: NDArray[Any], fill: Ints, pad: int) -> None:
-    """Write padding behind the tokens of each row; rows that are full are not looked at.
+def pad_rows(tokens: NDArray[Any], at: Ints, fill: Ints, pad: int) -> None:
+    """Write padding behind the tokens of rows; those that are full are not looked at.
 
     Args:
         tokens: [rows, seq_len].
-        fill: tokens of each row [rows].
+        at: which rows [n].
+        fill: tokens of each of them [n].
         pad: id of the padding token.
     """
-    seq_len = tokens.shape[1]
-    for row in np.flatnonzero(fill < seq_len).tolist():
-        tokens[row, fill[row] :] = pad
+    for row in np.flatnonzero(fill < tokens.shape[1]).tolist():
+        tokens[at[row], fill[row] :] = pad

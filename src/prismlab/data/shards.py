@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismlab.data.files import CHUNK, hash_array, hash_file, save_arrays, whole
+from prismlab.data.packing import Ints
 from prismlab.errors import DataError
 
 SCHEMA = 2
@@ -38,55 +39,46 @@ def shard_rows(seq_len: int, dtype: np.dtype[Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of one source or of a whole shard."""
+class Marks:
+    """What is known of rows besides their tokens."""
 
-    tokens: NDArray[Any]
-    """[rows, seq_len]; behind ``fill`` there is padding."""
     fill: NDArray[np.integer[Any]]
-    """Tokens of each row [rows]."""
+    """Tokens of each row, padding apart [rows]."""
     counts: NDArray[np.integer[Any]]
     """Documents of each row [rows]."""
     starts: NDArray[np.uint32]
     """Where in its row each of them begins, row after row; ``CONTINUES`` marks what began in an earlier row."""
-    learned: NDArray[np.bool_] | None
+    learned: NDArray[np.bool_] | None = None
     """Whether a loss is taken on each token [rows, seq_len]; None where it is on all but padding."""
 
 
-def plain(tokens: NDArray[Any]) -> Rows:
+def plain(rows: int, seq_len: int) -> Marks:
     """Full rows of which nothing else is known: each counts as one document."""
-    rows, seq_len = tokens.shape
-    return Rows(tokens, np.full(rows, seq_len), np.ones(rows, np.int64), np.zeros(rows, np.uint32), None)
+    return Marks(np.full(rows, seq_len), np.ones(rows, np.int64), np.zeros(rows, np.uint32))
 
 
-def interleaved(
-    chosen: NDArray[np.integer[Any]], parts: Mapping[int, Rows], dtype: np.dtype[Any], masked: bool = False
-) -> Rows:
-    """Rows of several sources in the order of ``chosen``, the source of each row [rows].
+def interleaved(parts: Mapping[int, tuple[Ints, Marks]], rows: int, seq_len: int, masked: bool) -> Marks:
+    """The marks of a shard out of those of its sources.
 
     Args:
-        chosen: source of each row.
-        parts: per source its rows, as many as it is chosen.
-        dtype: of the tokens.
+        parts: per source the places of its rows in the shard, and their marks.
+        rows: of the shard; the parts' rows are all of them.
+        seq_len: tokens a row.
         masked: say of each token whether it is learned, since a source of the corpus leaves some out.
     """
-    seq_len = next(iter(parts.values())).tokens.shape[1]
-    tokens = np.empty((len(chosen), seq_len), dtype)
-    fill, counts = np.empty(len(chosen), np.int64), np.empty(len(chosen), np.int64)
-    learned = np.empty((len(chosen), seq_len), np.bool_) if masked else None
-    places = {source: np.flatnonzero(chosen == source) for source in parts}
-    for source, part in parts.items():
-        at = places[source]
-        tokens[at], fill[at], counts[at] = part.tokens, part.fill, part.counts
+    fill, counts = np.empty(rows, np.int64), np.empty(rows, np.int64)
+    learned = np.empty((rows, seq_len), np.bool_) if masked else None
+    for at, marks in parts.values():
+        fill[at], counts[at] = marks.fill, marks.counts
         if learned is not None:
-            learned[at] = np.arange(seq_len) < part.fill[:, None] if part.learned is None else part.learned
+            learned[at] = np.arange(seq_len) < marks.fill[:, None] if marks.learned is None else marks.learned
     ends = np.cumsum(counts)
     starts = np.empty(int(ends[-1]), np.uint32)
-    for source, part in parts.items():
-        own = np.cumsum(part.counts)
-        shift = np.repeat((ends - counts)[places[source]] - (own - part.counts), part.counts)
-        starts[shift + np.arange(len(part.starts))] = part.starts
-    return Rows(tokens, fill, counts, starts, learned)
+    for at, marks in parts.values():
+        own = np.cumsum(marks.counts)
+        shift = np.repeat((ends - counts)[at] - (own - marks.counts), marks.counts)
+        starts[shift + np.arange(len(marks.starts))] = marks.starts
+    return Marks(fill, counts, starts, learned)
 
 
 def _paths(folder: Path, number: int, masked: bool) -> dict[str, Path]:
@@ -94,22 +86,29 @@ def _paths(folder: Path, number: int, masked: bool) -> dict[str, Path]:
     return {kind: folder / f"{kind}-{number:05d}.bin" for kind in kinds}
 
 
-def write_shard(folder: Path, number: int, rows: Rows, vocab: int) -> None:
+def write_shard(folder: Path, number: int, tokens: NDArray[Any], marks: Marks, vocab: int) -> None:
     """Write one shard of a corpus.
+
+    Args:
+        folder: where the shards lie.
+        number: of the shard, from 0.
+        tokens: [rows, seq_len]; behind each row's ``fill`` there is padding.
+        marks: of its rows.
+        vocab: number of token ids.
 
     Raises:
         DataError: a token id is not below ``vocab``.
     """
-    if rows.tokens.size and int(rows.tokens.max()) >= vocab:
-        raise DataError(f"token id {int(rows.tokens.max())}, the vocabulary has {vocab}")
-    data = {"tokens": rows.tokens.astype(token_dtype(vocab), copy=False), "starts": rows.starts.astype("<u4")}
-    if rows.learned is not None:
-        data["mask"] = np.packbits(rows.learned, axis=1)
-    for kind, path in _paths(folder, number, rows.learned is not None).items():
+    if tokens.size and int(tokens.max()) >= vocab:
+        raise DataError(f"token id {int(tokens.max())}, the vocabulary has {vocab}")
+    data = {"tokens": tokens.astype(token_dtype(vocab), copy=False), "starts": marks.starts.astype("<u4")}
+    if marks.learned is not None:
+        data["mask"] = np.packbits(marks.learned, axis=1)
+    for kind, path in _paths(folder, number, marks.learned is not None).items():
         with whole(path) as draft:
             data[kind].tofile(draft)
     hashes = {f"hash_{kind}": hash_array(values) for kind, values in data.items()}
-    save_arrays(folder / f"rows-{number:05d}.npz", fill=rows.fill, counts=rows.counts, **hashes)
+    save_arrays(folder / f"rows-{number:05d}.npz", fill=marks.fill, counts=marks.counts, **hashes)
 
 
 def shard_done(folder: Path, number: int) -> bool:
@@ -237,16 +236,13 @@ def write_corpus(
         wanted, got = int((row_source == source).sum()), len(rows.get(source, ()))
         if wanted != got:
             raise DataError(f"source {description['name']!r}: {got} rows, its schedule has {wanted}")
-    each, before = shard_rows(seq_len, token_dtype(vocab)), np.zeros(len(sources), np.int64)
+    tokens = np.empty((len(row_source), seq_len), np.int64)
+    for source, given in rows.items():
+        tokens[row_source == source] = given
+    each = shard_rows(seq_len, token_dtype(vocab))
     for number, first in enumerate(range(0, len(row_source), each)):
-        chosen = row_source[first : first + each]
-        counts = np.bincount(chosen, minlength=len(sources))
-        parts = {
-            int(source): plain(rows[int(source)][before[source] : before[source] + counts[source]])
-            for source in np.flatnonzero(counts)
-        }
-        write_shard(path, number, interleaved(chosen, parts, np.dtype(np.int64)), vocab)
-        before += counts
+        part = tokens[first : first + each]
+        write_shard(path, number, part, plain(len(part), seq_len), vocab)
     manifest = finish(
         path,
         path,
