@@ -3,14 +3,16 @@
 Seconds are of the CPU, over all threads of the process, where ``cpu`` says so: on a machine that others use too, what a
 clock on the wall says of short work is mostly waiting.
 
-``python benchmarks/data.py [--parts packing tokens reading] [--text FILE ...] [--out FILE]`` prints what it measures
-and writes its numbers as JSON.
+``python benchmarks/data.py [--parts packing tokens reading items] [--text FILE ...] [--items FILE ...] [--out FILE]``
+prints what it measures and writes its numbers as JSON.
 
 packing   100k documents of log-normal length at 8,192 tokens a row, tokens moved: ours from the token cache on disk
           (page cache warm) a shard of rows at a time, as a build does; trl's ``pack_dataset`` by ``bfd`` from an Arrow
           table in memory, as one batch and by its default. Then our assignment alone at 100k, 1M and 5M documents.
 tokens    Documents of ``--text`` (jsonl or txt, also .gz) into a corpus on disk, against ``encode_batch_fast`` of the
           tokenizers library on the same texts in memory; both use the threads that the library takes by itself.
+items     Evaluation items (``--items``, jsonl as ``prism data clean`` leaves in its work folder) looked for in the
+          ``--text``, against reading the same text and normalising it into words, a process and a thread each.
 reading   A step's rows read from that corpus, against a training step of a model of 0.9M parameters.
 """
 
@@ -90,11 +92,12 @@ def packing(folder: Path) -> dict[str, Any]:
 
     def ours() -> int:
         layout, each = best_fit_rows(lengths, SEQ_LEN), shard_rows(SEQ_LEN, np.dtype("<u4"))
+        buffer = np.empty((each, SEQ_LEN), np.uint32)
         for first in range(0, layout.rows, each):
             part = layout.take(np.arange(first, min(first + each, layout.rows)))
-            rows = np.empty((part.rows, SEQ_LEN), np.uint32)
+            rows = buffer[: part.rows]
             cache.gather(part.document, part.offset, part.length, part.places(SEQ_LEN), rows)
-            pad_rows(rows, part.fill(), 0)
+            pad_rows(rows, np.arange(part.rows), part.fill(), 0)
         return layout.rows
 
     flat = np.random.default_rng(1).integers(0, 100_000, total, dtype=np.int32)
@@ -234,14 +237,58 @@ def reading(folder: Path) -> dict[str, Any]:
     return {"rows": rows, "read_seconds": read, "step_seconds": min(steps), "share_of_step": read / min(steps)}
 
 
+def items(files: list[Path], item_files: list[Path], repeat: int) -> dict[str, Any]:
+    """Decontamination against reading and normalising alone, interleaved; seconds of the CPU."""
+    from prismlab.data.decontaminate import Decontaminator, batches
+    from prismlab.data.grams import Batch
+    from prismlab.data.items import Item
+
+    lines = [line for file in item_files for line in file.read_text(encoding="utf-8").splitlines()]
+    finder, index = timed(
+        lambda: Decontaminator([Item.from_json(json.loads(line)) for line in lines]), time.process_time
+    )
+    spec = SourceSpec.model_validate({"files": [str(file) for file in files], "domain": "web"})
+    source = spec.model_dump(mode="json", by_alias=True)
+
+    def texts() -> Any:
+        return (
+            one.text for _ in range(repeat) for one in row_documents("text", source, list(map(str, files)), "think")
+        )
+
+    def read() -> int:
+        return sum(len(Batch(batch).words) for batch in batches(texts()))
+
+    finder.scan(["warm " * 5000])
+    alone, whole = [], []
+    for _ in range(REPEATS):
+        words, seconds = timed(read, time.process_time)
+        alone.append(seconds)
+        report, seconds = timed(lambda: finder.scan(texts()), time.process_time)
+        whole.append(seconds)
+    return {
+        "items": report.items,
+        "documents": report.documents,
+        "characters": report.characters,
+        "words": words,
+        "found": dict(report.counts),
+        "index_seconds": index,
+        "read_and_normalise_seconds": alone,
+        "decontaminate_seconds": whole,
+        "ratio": statistics.median(b / a for a, b in zip(alone, whole, strict=True)),
+        "megabytes_per_second": report.characters / 1e6 / min(whole),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["packing", "tokens", "reading"])
     parser.add_argument("--text", nargs="+", type=Path, default=[], help="files for 'tokens' and 'reading'")
+    parser.add_argument("--items", nargs="+", type=Path, default=[], help="files of items for 'items'")
+    parser.add_argument("--repeat", type=int, default=1, help="times that 'items' reads the text")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    if not asked.text and {"tokens", "reading"} & set(asked.parts):
-        parser.error("'tokens' and 'reading' need --text")
+    if not asked.text and {"tokens", "reading", "items"} & set(asked.parts):
+        parser.error("'tokens', 'reading' and 'items' need --text")
     found: dict[str, Any] = {
         "machine": {"cpus": os.cpu_count(), "load_before": os.getloadavg(), "python": platform.python_version()}
     }
@@ -253,6 +300,8 @@ def main() -> None:
             found["tokens"] = {method: tokens(folder, asked.text, method) for method in ("concat", "best_fit")}
         if "reading" in asked.parts:
             found["reading"] = reading(folder / "concat-0")
+        if "items" in asked.parts:
+            found["items"] = items(asked.text, asked.items, asked.repeat)
     found["machine"]["load_after"] = os.getloadavg()
     print(json.dumps(found, indent=1))
     if asked.out:

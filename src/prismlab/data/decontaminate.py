@@ -34,7 +34,7 @@ from prismlab.errors import SpecError
 BATCH_CHARS = 2**20
 """Characters of documents that are read at once."""
 _KEY = re.compile(
-    r"(?:(?P<mark>\b(?:Q|Question|Item|No|Nr|Problem)\.?\s?|#\s?)|(?<![\w.,]))(?P<number>\d{1,4})"
+    r"(?:(?P<mark>\b(?:Q|Question|Item|No|Nr|Problem)\.?\s?)|(?<![\w.,]))(?P<number>\d{1,4})"
     r"\s?[-.:=)\]]{1,2}\s{0,2}\(?(?P<letter>[A-E])(?![\w'’])"
 )
 _BETWEEN = re.compile(r"[\s,;|/.)]{0,8}")
@@ -99,7 +99,8 @@ class Decontaminator:
             return []
         batch = Batch(texts)
         reader = Reader(self.views, batch)
-        exact, template = self._exact(reader), self._template(reader)
+        exact = self._exact(reader)
+        template = self._template(reader, {document for document, _ in exact})
         out: list[list[Hit]] = [[] for _ in texts]
         for document, part in sorted({*exact, *template}):
             near = template.get((document, part), {})
@@ -127,14 +128,22 @@ class Decontaminator:
             reader.exact(matches.of(document, view), place, at, length, rare, self.n)
         return matches
 
-    def _template(self, reader: Reader) -> _Matches:
-        hashes, first = reader.batch.words.template
+    def _template(self, reader: Reader, suspects: set[int]) -> _Matches:
+        """Matches of templates; those of other documents than ``suspects`` begin with an n-gram that a number is in.
+
+        An n-gram without a number is one of words, too, so that whoever has it is suspect already. Only suspects are
+        asked for all of their n-grams: elsewhere most of the index is not touched.
+        """
+        batch, hashes = reader.batch, reader.batch.words.template[0]
         matches = _Matches(self.views, True)
-        found = self.views.template.find(hashes, COMMON)
-        texts = reader.batch.text_of(first[found.places])
-        stretches = self._enough(runs(found, self.n, texts))
-        for document, view, place, at, length, rare in _each(stretches):
-            reader.template(matches.of(document, view), place, at, length, rare, self.n)
+        first = batch.words.template[1]
+        numbers = self.views.template.find(hashes, COMMON, numbers=True)
+        for document in sorted(suspects | set(batch.text_of(first[numbers.places]).tolist())):
+            low, high = int(batch.template_first[document]), int(batch.template_last[document])
+            found = self.views.template.find(hashes[low:high], COMMON)
+            stretches = self._enough(runs(found, self.n, np.full(len(found.places), document)))
+            for _, view, place, at, length, rare in _each(stretches):
+                reader.template(matches.of(document, view), low + place, at, length, rare, self.n)
         whole = self.views.whole.find(hashes, COMMON)
         texts = reader.batch.text_of(first[whole.places])
         columns = (texts, whole.places - whole.at, whole.views)
@@ -230,7 +239,8 @@ def batches(documents: Iterable[str], characters: int = BATCH_CHARS) -> Iterator
         yield held
 
 
-_LETTERS = np.sort(words_of("a b c d e").hashes)
+_LETTERS = words_of("a b c d e").hashes
+_MARKS = words_of("q question item no nr problem").hashes
 
 
 def _key_places(batch: Batch) -> Iterator[tuple[int, int, int]]:
@@ -242,7 +252,10 @@ def _key_places(batch: Batch) -> Iterator[tuple[int, int, int]]:
     new = np.append(True, (np.diff(numbers) > 4) | (np.diff(texts) != 0))[: len(numbers)]
     first = np.flatnonzero(new)
     last = np.append(first, len(numbers))[1:] - 1
-    for low, high in zip(first[last > first].tolist(), last[last > first].tolist(), strict=True):
+    before = numbers[first] - 1
+    marked = (before >= 0) & np.isin(words.hashes[before], _MARKS)
+    enough = last - first + 1 >= np.where(marked, MARKED, UNMARKED)
+    for low, high in zip(first[enough].tolist(), last[enough].tolist(), strict=True):
         document = int(texts[low])
         begin = int(batch.begin[document])
         # The mark before the first number may be a word of its own.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismlab.data.normalise import BREAK_CHAR
-from prismlab.data.words import END, Hashes, Ints, compiled, grams, words_of
+from prismlab.data.words import END, NUMBER_HASH, Hashes, Ints, compiled, grams, words_of
 
 BITS_A_KEY = 16
 """Size of the table that refuses most n-grams: three bits a key, all in one word of 64, let about one in 150 through
@@ -124,27 +124,32 @@ class Grams:
             mask=mask,
         )
 
-    def _candidates(self, hashes: Hashes) -> tuple[Ints, Hashes]:
+    def _candidates(self, hashes: Hashes, numbers: bool = False) -> tuple[Ints, Hashes]:
         """Places whose n-gram may be in the index, and its hash."""
         fast = compiled()
         if fast is not None:
             places, found = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.uint64)
             shift, mask = np.uint64(self.shift), np.uint64(self.mask)
-            count = fast.candidates(hashes, self.n, self.bits, shift, mask, places, found)
+            count = fast.candidates(hashes, self.n, self.bits, shift, mask, numbers, places, found)
             return places[:count], found[:count]
         found = grams(hashes, self.n) & np.uint64(self.mask)
         wanted = three_bits(found)
-        places = np.flatnonzero(self.bits[found >> np.uint64(self.shift)] & wanted == wanted)
+        there = self.bits[found >> np.uint64(self.shift)] & wanted == wanted
+        if numbers:
+            before = np.append(0, np.cumsum(hashes == NUMBER_HASH))
+            there &= before[self.n :][: len(there)] > before[: len(there)]
+        places = np.flatnonzero(there)
         return places, found[places]
 
-    def find(self, hashes: Hashes, common: int) -> Found:
+    def find(self, hashes: Hashes, common: int, numbers: bool = False) -> Found:
         """Places of a text's words at which an n-gram of the items begins, by hash alone.
 
         Args:
             hashes: words of the text.
             common: an n-gram of this many items or more is not rare.
+            numbers: only n-grams that a number of a template is in.
         """
-        places, found = self._candidates(hashes)
+        places, found = self._candidates(hashes, numbers)
         at = np.searchsorted(self.keys, found)
         known = at < len(self.keys)
         known[known] = self.keys[at[known]] == found[known]

@@ -119,25 +119,34 @@ def grams(hashes: Any, n: int) -> Any:  # pragma: no cover - runs compiled
 
 @numba.njit(cache=True, nogil=True)
 def candidates(
-    hashes: Any, n: int, bits: Any, shift: Any, mask: Any, places: Any, found: Any
+    hashes: Any, n: int, bits: Any, shift: Any, mask: Any, numbers: bool, places: Any, found: Any
 ) -> int:  # pragma: no cover - runs compiled
-    """Fill in the places of n-grams whose bits are set, and their hashes; how many there are."""
+    """Fill in the places of n-grams whose bits are set, and their hashes; how many there are.
+
+    With ``numbers`` only of n-grams that a number is in: most of a table too large for a cache is then not touched.
+    """
     count = 0
     if len(hashes) < n:
         return count
     h, power = _0, _1
+    number = -1
     for j in range(n):
         h += hashes[j] * power
         if j < n - 1:
             power *= _C
+            if hashes[j] == _NUMBER_HASH:
+                number = j
     last = len(hashes) - n
     for i in range(last + 1):
-        key = h & mask
-        wanted = (_1 << (key & _63)) | (_1 << (key >> _6 & _63)) | (_1 << (key >> _12 & _63))
-        if bits[key >> shift] & wanted == wanted:
-            places[count] = i
-            found[count] = key
-            count += 1
+        if hashes[i + n - 1] == _NUMBER_HASH:
+            number = i + n - 1
+        if number >= i or not numbers:
+            key = h & mask
+            wanted = (_1 << (key & _63)) | (_1 << (key >> _6 & _63)) | (_1 << (key >> _12 & _63))
+            if bits[key >> shift] & wanted == wanted:
+                places[count] = i
+                found[count] = key
+                count += 1
         if i < last:
             h = (h - hashes[i]) * _C_INVERSE + hashes[i + n] * power
     return count
