@@ -75,6 +75,28 @@ def test_items_of_files(tmp_path: Path) -> None:
     assert load(spec, 4, "train", seed=1, files=[file]) != load(spec, 4, "train", seed=2, files=[file])
 
 
+def test_choices_may_stand_in_a_field_each(tmp_path: Path) -> None:
+    """As MMLU has them; two of its questions have a choice that is another one's letter."""
+    rows = [
+        {"q": "A?", "A": "one", "B": "two", "C": 3, "answer": "B"},
+        {"q": "B?", "A": "L", "B": "C", "C": "1/C", "answer": "C"},
+        {"q": "C?", "A": "L", "B": "R", "C": "both", "answer": "R"},
+    ]
+    spec = task(
+        files=["x"],
+        domain="science",
+        verifier="choice",
+        fields={"question": "q", "choices": ["A", "B", "C"], "answer": "answer"},
+    )
+    found = {item.question[0]: item for item in load(spec, 3, files=[write(tmp_path / "m.jsonl", *rows)])}
+    assert found["A"].question == "A?\nA. one\nB. two\nC. 3"
+    assert {name: item.answer for name, item in found.items()} == {"A": "B", "B": "C", "C": "B"}
+    with pytest.raises(DataError, match=r"n\.jsonl:1: no field 'C'; the fields are q, A, B, answer"):
+        load(spec, 1, files=[write(tmp_path / "n.jsonl", {"q": "?", "A": "a", "B": "b", "answer": "A"})])
+    with pytest.raises(ValueError, match="at least 2 items"):
+        task(files=["x"], domain="a", verifier="choice", fields={"question": "q", "choices": ["A"], "answer": "g"})
+
+
 def test_refusals(tmp_path: Path) -> None:
     spec = task(files=["x"], domain="math", verifier="number", fields={"question": "q", "answer": "a"})
     file = write(tmp_path / "a.jsonl", {"q": "1+1", "a": 2}, {"q": "1+2", "a": "3"})

@@ -66,8 +66,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "mmlu": {
         "files": ["retention/mmlu_test.jsonl.gz"],
         "domain": "science",
-        "fields": PAIR,
-        "verifier": "exact",
+        "fields": {**PAIR, "choices": ["A", "B", "C", "D"]},
+        "verifier": "choice",
     },
 }
 ROWS = {

@@ -243,8 +243,9 @@ def hub_rows(hub: Mapping[str, Any], shuffle_seed: int | None = None) -> Iterato
 def question_and_answer(row: Row, fields: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...] | None]:
     """The question as it is shown, its answer, and its choices.
 
-    With choices, they stand as lettered lines under the question; an answer that is an integer is the index of the
-    right one (from 0), a letter or the text of a choice is taken as such, and the answer becomes the letter.
+    With choices (a field with a list of them, or the fields of one each), they stand as lettered lines under the
+    question; an answer that is an integer is the index of the right one (from 0), a letter or the text of a choice is
+    taken as such, and the answer becomes the letter. An answer that is both (``C`` of ``L, R, 1/C, C``) is a letter.
 
     Raises:
         BadRow: a field is missing or of the wrong kind, or the answer is not among the choices.
@@ -256,9 +257,10 @@ def question_and_answer(row: Row, fields: Mapping[str, Any]) -> tuple[str, str, 
             what = "answer" if question else "question"
             raise BadRow(row.where, f"no {what}", f"the {what} is empty")
         return question, answer, None
-    choices = row.field(fields["choices"])
+    names = fields["choices"]
+    choices = row.field(names) if isinstance(names, str) else [row.text(name) for name in names]
     if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
-        raise BadRow(row.where, "choices", f"field {fields['choices']!r} must be a list of texts")
+        raise BadRow(row.where, "choices", f"field {names!r} must be a list of texts")
     if not 2 <= len(choices) <= len(LETTERS):
         raise BadRow(row.where, "choices", f"{len(choices)} choices; 2 to {len(LETTERS)} are wanted")
     letter = _right_letter(row, row.field(fields["answer"]), choices)
@@ -274,9 +276,10 @@ def _right_letter(row: Row, answer: Any, choices: Sequence[str]) -> str:
         detail = f"the answer is index {answer} (from 0), there are {len(choices)} choices"
         raise BadRow(row.where, reason, detail)
     if isinstance(answer, str):
-        if answer in choices:
-            return LETTERS[list(choices).index(answer)]
+        # Sets that answer by letter are many, those whose choices are letters few: MMLU has two such questions.
         if len(answer.strip()) == 1 and answer.strip().upper() in LETTERS[: len(choices)]:
             return answer.strip().upper()
+        if answer in choices:
+            return LETTERS[list(choices).index(answer)]
     detail = f"answer {shown(repr(answer), 80)} is neither an index, a letter nor one of the {len(choices)} choices"
     raise BadRow(row.where, reason, detail)

@@ -69,8 +69,8 @@ class Fields(Spec):
     """Field with a question; joined to the answer by one line break."""
     answer: str | None = None
     """Field with the answer. If it is an integer and ``choices`` is given, it is the index of the right choice."""
-    choices: str | None = None
-    """Field with a list of answer choices, shown as lettered lines under the question."""
+    choices: str | Annotated[list[str], Field(min_length=2, max_length=26)] | None = None
+    """Field with a list of answer choices, or the fields of one each; shown as lettered lines under the question."""
     messages: str | None = None
     """Field with a list of ``{role, content}``; shown with the prefixes ``User:`` and ``Assistant:``."""
 
