@@ -7,7 +7,8 @@ the same item with the same random numbers and their difference has less noise.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ from prismlab.verify.format import check_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+CHUNK_SAMPLES = 1024
+"""Samples that are kept on disk together: some batches' worth, so that few rows wait for the longest response."""
 
 SampleRow = dict[str, Any]
 """One sample, with the columns of ``SCHEMA``."""
@@ -103,6 +107,7 @@ def score_items(
     template: str,
     strict_format: bool,
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> list[SampleRow]:
     """``n`` verified samples of each item, in the order of ``items``, as rows of ``SCHEMA``.
 
@@ -116,6 +121,8 @@ def score_items(
         template: name of the prompt template.
         strict_format: only an answer inside the think format counts.
         progress: advanced by one a sample; the caller has called ``start``.
+        keep: a folder of this call alone, where items are kept in chunks once they are judged, each file whole; chunks
+            that are found there are not sampled again. None judges all items at once and keeps nothing.
 
     Raises:
         DataError: two items share task and id, so that their rows could not be told apart, or a verifier is unknown.
@@ -125,12 +132,52 @@ def score_items(
     shape = templates.get_template(template)
     prompts = [prompt_ids(tokenizer, shape.prompt(item.question)) for item in items]
     seeds = [derive_seed(seed, *key) for key in keys]
-    groups = sampler.sample(prompts, n, settings, seeds, progress)
-    return [
-        _row(item, sample, prompt, completion, strict_format)
-        for item, prompt, group in zip(items, prompts, groups, strict=True)
-        for sample, completion in enumerate(group)
-    ]
+
+    def judged(part: slice) -> list[SampleRow]:
+        groups = sampler.sample(prompts[part], n, settings, seeds[part], progress)
+        return [
+            _row(item, sample, prompt, completion, strict_format)
+            for item, prompt, group in zip(items[part], prompts[part], groups, strict=True)
+            for sample, completion in enumerate(group)
+        ]
+
+    if keep is None:
+        return judged(slice(None))
+    rows: list[SampleRow] = []
+    for part in _chunks(len(items), n):
+        file, wanted = keep / f"chunk-{part.start:08d}.parquet", [(*key, s) for key in keys[part] for s in range(n)]
+        done = _kept(file, wanted)
+        if done is None:
+            done = judged(part)
+            _write_whole(done, file)
+        elif progress is not None:
+            progress.advance(len(done))
+        rows += done
+    return rows
+
+
+def _chunks(items: int, n: int) -> Iterator[slice]:
+    """Items in chunks of about ``CHUNK_SAMPLES`` samples; they depend on nothing else, so that a stopped run fits."""
+    size = max(1, CHUNK_SAMPLES // n)
+    return (slice(first, min(items, first + size)) for first in range(0, items, size))
+
+
+def _kept(file: Path, wanted: list[tuple[str, str, int]]) -> list[SampleRow] | None:
+    """Rows of a chunk that was kept; None where there is none, or what lies there is torn or of other samples."""
+    try:
+        rows = read_rows(file) if file.exists() else None
+    except DataError:
+        return None
+    found = None if rows is None else [(row["task"], row["item_id"], row["sample"]) for row in rows]
+    return rows if found == wanted else None
+
+
+def _write_whole(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """``write_rows`` so that the file is whole or not there, whenever the process is killed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(f".{os.getpid()}.tmp")
+    write_rows(rows, draft)
+    draft.replace(file)
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

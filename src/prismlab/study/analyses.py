@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from prismlab.study.checkpoints import MergeSpec
+from prismlab.study.checkpoints import MergeSpec, RLSpec
 from prismlab.study.pairs import (
     cka_pairs,
     direction_groups,
     evaluated,
+    frontier_checkpoints,
     gated,
     landscape_triples,
     trajectory_checkpoints,
@@ -36,6 +37,10 @@ class Builder(Protocol):
 
     def evaluation(self, name: str, checkpoint: str, seed: int) -> str:
         """The step that evaluates a checkpoint."""
+        ...
+
+    def prompt_set(self, name: str, seed: int) -> str:
+        """The step that selects prompts."""
         ...
 
     def data(self, sources: Any, tasks: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,6 +161,24 @@ def _landscape(builder: Builder, seed: int) -> None:
         builder.add("landscape", title, seed, config, seed_name=spec.evaluation, inputs=inputs, facts=facts, **paths)
 
 
+def _frontier(builder: Builder, seed: int) -> None:
+    spec = builder.study.analyses.frontier
+    if spec is None:
+        return
+    for name in frontier_checkpoints(builder.study):
+        run = builder.study.checkpoints[name]
+        if not isinstance(run, RLSpec):
+            continue
+        inputs = {"start": builder.checkpoint(run.start, seed), "run": builder.checkpoint(name, seed)}
+        asked = {key: _json(spec)[key] for key in ("prompts", "samples", "fresh")}
+        sampling = {key: _json(run)[key] for key in ("temperature", "top_p", "max_new_tokens")}
+        config = {"spec": {**asked, **sampling}, "template": builder.study.template}
+        facts = {"checkpoint": name, "start": run.start, "prompts": run.prompts}
+        # The seed is the prompt set's: runs on the same prompts meet the same random numbers.
+        inputs["prompts"] = builder.prompt_set(run.prompts, seed)
+        builder.add("frontier", name, seed, config, seed_name=run.prompts, inputs=inputs, facts=facts)
+
+
 def _gates(builder: Builder, seed: int) -> None:
     for name, spec in builder.study.gates.items():
         for checkpoint in gated(builder.study, name):
@@ -174,6 +197,7 @@ ANALYSES: tuple[Callable[[Builder, int], None], ...] = (
     _behaviour,
     _trajectory,
     _landscape,
+    _frontier,
     _gates,
 )
 """What plans each analysis, in the order of the report."""

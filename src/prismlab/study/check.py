@@ -110,6 +110,9 @@ def _analyses(study: Study) -> Iterator[str]:
     for key, analysis in (("behaviour", analyses.behaviour), ("landscape", analyses.landscape)):
         if analysis:
             yield from _refer(f"analyses.{key}.evaluation", [analysis.evaluation], sampled, "evaluation with tasks")
+    if analyses.frontier:
+        runs = [name for name, spec in study.checkpoints.items() if isinstance(spec, RLSpec)]
+        yield from _refer("analyses.frontier.checkpoints", analyses.frontier.checkpoints or [], runs, "RL checkpoint")
     if analyses.trajectory and analyses.trajectory.checkpoints is not None:
         yield from _refer(
             "analyses.trajectory.checkpoints",

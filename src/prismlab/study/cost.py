@@ -26,7 +26,7 @@ HUB_PARAMETERS = {
     "nvidia/Nemotron-H-8B-Base-8K": 8.10e9,
 }
 """Parameters of the reference study's seven bases, from their model cards (rounded)."""
-_OPERATIONS = {"train": 6.0, "scoring": 2.0, "evaluation": 2.0, "landscape": 2.0}
+_OPERATIONS = {"train": 6.0, "scoring": 2.0, "evaluation": 2.0, "landscape": 2.0, "frontier": 2.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,9 @@ def step_tokens(step: Step) -> int | None:
         return _places(spec["points"], spec["grid"]) * (
             len(spec["tasks"]) * spec["items"] * spec["samples"] * spec["max_new_tokens"]
         )
+    if step.kind == "frontier":
+        most = spec["prompts"]  # Null: how many prompts there will be is not known beforehand.
+        return None if most is None else most * (spec["samples"] + 2 * spec["fresh"]) * spec["max_new_tokens"]
     if step.kind == "evaluation":
         return len(spec["tasks"]) * spec["items"] * spec["samples"] * spec["max_new_tokens"]
     return None

@@ -85,6 +85,13 @@ def trajectory_checkpoints(study: Study) -> list[str]:
     return [name for name, spec in study.checkpoints.items() if isinstance(spec, RLSpec) and spec.snapshots > 0]
 
 
+def frontier_checkpoints(study: Study) -> list[str]:
+    """RL checkpoints of ``analyses.frontier``, else every one of the study."""
+    if study.analyses.frontier is not None and study.analyses.frontier.checkpoints is not None:
+        return list(dict.fromkeys(study.analyses.frontier.checkpoints))
+    return [name for name, spec in study.checkpoints.items() if isinstance(spec, RLSpec)]
+
+
 def evaluated(study: Study, evaluation: str) -> list[str]:
     """Checkpoints that an evaluation samples: those it names, else every one and every base that is not random."""
     named = study.evaluations[evaluation].checkpoints

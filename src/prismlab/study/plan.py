@@ -23,7 +23,7 @@ from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
 
 MACHINE_TEXT = ("web", "code-text", "chat")
 """Micro domains whose text is found on the machine, so that its hash belongs to the fingerprint."""
-_CLAIMS_READ = ("evaluation", "weights", "direction", "cka", "behaviour", "trajectory", "landscape")
+_CLAIMS_READ = ("evaluation", "weights", "direction", "cka", "behaviour", "trajectory", "landscape", "frontier")
 
 
 def _json(spec: BaseModel) -> dict[str, Any]:

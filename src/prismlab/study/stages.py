@@ -23,6 +23,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "behaviour": ("prismlab.analyse.behaviour:run", 3),
     "trajectory": ("prismlab.analyse.trajectory:run", 2),
     "landscape": ("prismlab.analyse.landscape:run", 2),
+    "frontier": ("prismlab.rl.frontier:run", 1),
     "gate": ("prismlab.evaluate.retention:run", 1),
     "claims": ("prismlab.claims.ledger:run", 3),
     "report": ("prismlab.report.html:run", 4),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from prismlab.study.checkpoints import CheckpointSpec
+from prismlab.study.rl import FrontierSpec
 from prismlab.study.spec import (
     LARGEST,
     BaseSpec,
@@ -138,6 +139,8 @@ class AnalysesSpec(Spec):
     """Change over a run's snapshots."""
     landscape: LandscapeSpec | None = None
     """Scores between checkpoints."""
+    frontier: FrontierSpec | None = None
+    """What RL did to prompts that its start solved never, once and more often."""
 
 
 class ClaimsSpec(Spec):
