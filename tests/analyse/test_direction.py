@@ -102,6 +102,16 @@ def test_stage_reads_the_base_and_names_from_its_config(tmp_path: Path) -> None:
     assert found["cosine"][0][1] == pytest.approx(matrix(base, [states["b"], states["base"]])[0, 1], rel=1e-12)
 
 
+def test_a_layer_that_did_not_move_says_so(tmp_path: Path) -> None:
+    name = "model.layers.{}.mlp.up_proj.weight".format
+    start = {name(0): torch.ones(2, 2), name(1): torch.ones(2, 2)}
+    base = write(tmp_path / "base", start)
+    new = write(tmp_path / "new", start | {name(1): torch.zeros(2, 2)})
+    found = direction.cosines(base, {"new": new})
+    assert found["layers"] == {"0": [[None]], "1": [[1.0]]}
+    assert found["reasons"] == {"layer 0": "new did not move from the base"}
+
+
 def test_equal_opposite_and_no_updates(tmp_path: Path) -> None:
     values = {"base": torch.ones(5), "a": torch.arange(5.0), "opposite": 2 - torch.arange(5.0), "still": torch.ones(5)}
     folders = {name: write(tmp_path / name, {"model.norm.weight": value}) for name, value in values.items()}

@@ -34,8 +34,8 @@ def cosines(
     Returns:
         ``names``; ``cosine`` of the whole, [k][k] in the order of the names; ``l2``, the updates' norms over the base's
         norm by name; ``components``, ``subcomponents`` and ``layers`` (by number), [k][k] each by part; ``reasons`` by
-        part (``whole`` among them) where a cosine is null; ``elements``; ``skipped``, ``nonfinite`` and ``kernel`` as
-        in the stage ``weights``.
+        part (``whole`` and ``layer 3`` among them) where a cosine is null; ``elements``; ``skipped``, ``nonfinite`` and
+        ``kernel`` as in the stage ``weights``.
 
     Raises:
         CheckpointError: a checkpoint is damaged, or they have nothing to compare, or there is none.
@@ -86,7 +86,7 @@ def _metrics(found: Mapping[Place, Updates], names: list[str]) -> dict[str, Json
     def tables(group: str, order: list[str]) -> dict[str, Json]:
         return {name: _table(found[group, name], k) for name in order}
 
-    told = {place: _reason(sums, names) for place, sums in found.items() if place[0] != "layers"}
+    told = {f"layer {at}" if kind == "layers" else at: _reason(sums, names) for (kind, at), sums in found.items()}
     return {
         "names": names,
         "cosine": _table(whole, k),
@@ -94,7 +94,7 @@ def _metrics(found: Mapping[Place, Updates], names: list[str]) -> dict[str, Json
         "components": tables("components", component_order(members("components"))),
         "subcomponents": tables("subcomponents", subcomponent_order(members("subcomponents"))),
         "layers": tables("layers", sorted(members("layers"), key=int)),
-        "reasons": {name: reason for (_, name), reason in told.items() if reason is not None},
+        "reasons": {name: reason for name, reason in told.items() if reason is not None},
         "elements": whole.elements,
     }
 

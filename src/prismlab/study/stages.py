@@ -17,7 +17,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "rl": ("prismlab.rl.train:run", 1),
     "evaluation": ("prismlab.evaluate.stage:run", 3),
     "weights": ("prismlab.analyse.weights:run", 2),
-    "direction": ("prismlab.analyse.direction:run", 2),
+    "direction": ("prismlab.analyse.direction:run", 3),
     "states": ("prismlab.analyse.states:run", 1),
     "cka": ("prismlab.analyse.cka:run", 2),
     "behaviour": ("prismlab.analyse.behaviour:run", 3),
