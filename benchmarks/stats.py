@@ -1,9 +1,10 @@
 """Coverage of the intervals, power of the retention gate, and the time of a large bootstrap.
 
-    python benchmarks/stats.py [--trials 4000] [--out benchmarks/results/stats.json]
+    python benchmarks/stats.py [--trials 100000] [--out benchmarks/results/stats.json]
 
 Samples of an item are beta-binomial: an item's rate is drawn from a beta distribution with the mean p and the
-intraclass correlation that the table names; at 0 all items have the rate p.
+intraclass correlation (spread) that the table names; at 0 all items have the rate p. With one sample an item the spread
+leaves no trace, and the coverage is summed exactly over the binomial distribution.
 """
 
 from __future__ import annotations
@@ -11,55 +12,73 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.special
+import scipy.stats
 
 from prismlab.evaluate.retention import retention
-from prismlab.stats import cluster_bootstrap, clustered_proportion, paired_items, power_items
+from prismlab.stats import cluster_bootstrap, paired_items, power_items
+from prismlab.stats.proportions import score_bounds, worth_of
 
-RATES, ITEMS, SAMPLES, SPREADS = (0.02, 0.5, 0.98), (30, 200, 2000), (1, 8, 64), (0.0, 0.3, 0.7)
+RATES, ITEMS, SAMPLES = (0.02, 0.5, 0.98), (30, 200, 2000), (1, 8, 64)
+SPREADS = (0.0, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
 LEAST, MOST, ENOUGH = 0.93, 0.97, 5.0
 """Bounds on the coverage of a nominal 95%; the upper one where n p (1 - p) is at least ``ENOUGH``."""
 
 
-def rates(rng: np.random.Generator, p: float, spread: float, n: int) -> np.ndarray:
-    """Rates of n items with mean p and intraclass correlation ``spread``."""
+def covers(right: np.ndarray, squares: np.ndarray, n: int, m: int, p: float) -> np.ndarray:
+    """Whether the interval of ``clustered_proportion`` holds p, from moments of many sets of n items, [trials].
+
+    Args:
+        right: right samples of each set.
+        squares: sum over its items of the squared number of right samples.
+    """
+    mean = right / (n * m)
+    trials, df = np.full(len(mean), float(n)), np.full(len(mean), np.inf)
+    if m > 1:
+        of_mean = np.maximum(0.0, squares / (n * m * m) - mean**2) / (n - 1)
+        trials, df = worth_of(n, m, of_mean, mean * (1 - mean))
+    lo, hi = score_bounds(mean, trials, scipy.special.stdtrit(df, 0.975))
+    return (lo <= p) & (p <= hi)
+
+
+def histograms(rng: np.random.Generator, p: float, n: int, m: int, spread: float, trials: int) -> np.ndarray:
+    """How many of n items have 0, 1, ... m right samples, [trials, m + 1]: all that an interval depends on."""
+    counts = np.arange(m + 1)
     if spread == 0:
-        return np.full(n, p)
-    strength = 1 / spread - 1
-    return rng.beta(p * strength, (1 - p) * strength, n)
+        chances = scipy.stats.binom.pmf(counts, m, p)
+    else:
+        strength = 1 / spread - 1
+        chances = scipy.stats.betabinom.pmf(counts, m, p * strength, (1 - p) * strength)
+    return rng.multinomial(n, chances / chances.sum(), size=trials)
 
 
-def covered(rng: np.random.Generator, p: float, n: int, m: int, spread: float, trials: int) -> float:
-    """Share of intervals that hold p."""
-    labels, hits = np.repeat(np.arange(n), m), 0
-    seen: dict[bytes, bool] = {}
-    for _ in range(trials):
-        right = np.sort(rng.binomial(m, rates(rng, p, spread, n)))
-        # Which item has which count decides nothing: equal counts have one interval.
-        key = np.bincount(right, minlength=m + 1).tobytes()
-        if key not in seen:
-            values = (np.arange(m) < right[:, None]).ravel().astype(float)
-            found = clustered_proportion(values, labels)
-            seen[key] = (found.lo or 0.0) <= p <= (found.hi or 0.0)
-        hits += seen[key]
-    return hits / trials
+def covered(rng: np.random.Generator, p: float, n: int, m: int, spread: float, trials: int) -> tuple[float, float]:
+    """Share of intervals that hold p, and the standard error of that share (0 where it is exact)."""
+    counts = np.arange(m + 1)
+    if m == 1:
+        right = np.arange(n + 1)
+        return float(scipy.stats.binom.pmf(right, n, p) @ covers(right, right, n, 1, p)), 0.0
+    found = histograms(rng, p, n, m, spread, trials)
+    share = float(covers(found @ counts, found @ counts**2, n, m, p).mean())
+    return share, (share * (1 - share) / trials) ** 0.5
 
 
 def coverage(trials: int, samples: tuple[int, ...] = SAMPLES, items: tuple[int, ...] = ITEMS) -> list[dict[str, Any]]:
-    """The table of coverages of ``clustered_proportion``; far fewer trials where there are 2,000 items."""
+    """The table of coverages of ``clustered_proportion``."""
     rng, found = np.random.default_rng(1), []
     for spread, m, n, p in itertools.product(SPREADS, samples, items, RATES):
-        times = trials if n * m <= 2000 else max(150, trials // (4 if n * m <= 20_000 else 10))
-        share = covered(rng, p, n, m, spread, times)
-        # Four standard errors of the simulation are allowed for beyond the bounds.
-        slack = 4 * (0.95 * 0.05 / times) ** 0.5
-        fits = share >= LEAST - slack and (share <= MOST + slack or n * p * (1 - p) < ENOUGH)
-        row = {"spread": spread, "samples": m, "items": n, "rate": p, "coverage": share, "trials": times, "fits": fits}
-        found.append(row)
+        if m == 1 and spread:
+            continue
+        share, error = covered(rng, p, n, m, spread, trials)
+        fits = share >= LEAST and (share <= MOST or n * p * (1 - p) < ENOUGH)
+        row = {"spread": spread if m > 1 else None, "samples": m, "items": n, "rate": p, "coverage": share}
+        found.append({**row, "error": error, "trials": trials if m > 1 else None, "fits": fits})
     return found
 
 
@@ -91,7 +110,7 @@ def _rows(scores: np.ndarray, task: str) -> list[dict[str, Any]]:
     return [{"task": task, "item_id": str(i), "sample": 0, "score": float(s)} for i, s in enumerate(scores)]
 
 
-def power(trials: int, items: int = 4000, moved: float = 0.1, rate: float = 0.6, margin: float = 1.0) -> dict[str, Any]:
+def power(trials: int, items: int = 2000, moved: float = 0.1, rate: float = 0.6, margin: float = 1.0) -> dict[str, Any]:
     """The gate on six benchmarks, one of which lost 3 points: how often it is caught, and a retained model passes."""
     rng, loss = np.random.default_rng(3), 0.03
     anew = rate - loss / moved
@@ -138,37 +157,47 @@ def bootstrap_time(items: int = 14_042, resamples: int = 10_000) -> dict[str, fl
     return found
 
 
+def show_coverage(table: list[dict[str, Any]]) -> None:
+    """Print the table of coverages, percent; ``!`` marks what lies outside the bounds."""
+    print("\ncoverage of a nominal 95%, percent; columns: items and rate; spread: intraclass correlation")
+    print("samples spread  " + "  ".join(f"{n:>4}/{p:<4g}" for n, p in itertools.product(ITEMS, RATES)))
+    for m, spread in dict.fromkeys((row["samples"], row["spread"]) for row in table):
+        cells = [row for row in table if (row["spread"], row["samples"]) == (spread, m)]
+        texts = [f"{100 * row['coverage']:>8.2f}{' ' if row['fits'] else '!'}" for row in cells]
+        print(f"{m:>7} {'any' if spread is None else format(spread, 'g'):>6}  " + "  ".join(texts))
+    print("one sample an item: exact; else the largest standard error is", f"{max(r['error'] for r in table):.2%}")
+    enough = [r["coverage"] for r in table if r["items"] * r["rate"] * (1 - r["rate"]) >= ENOUGH]
+    least = min(row["coverage"] for row in table)
+    print(f"least {least:.2%}; most where n p (1 - p) is 5 or more {max(enough):.2%}")
+    print(f"outside the bounds: {sum(not row['fits'] for row in table)} of {len(table)}")
+
+
 def main() -> None:
     """Run all, print the tables, write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=4000)
+    parser.add_argument("--trials", type=int, default=100_000, help="sets of items a cell of the coverage")
+    parser.add_argument("--paired", type=int, default=4000, help="sets of pairs a row of the paired coverage")
+    parser.add_argument("--gates", type=int, default=400, help="gates of the power")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stats.json")
     chosen = parser.parse_args()
     seconds = bootstrap_time()
+    load = os.getloadavg()[0]
     for name, value in seconds.items():
-        print(f"bootstrap, 10,000 resamples of 14,042 items, {name}: {value:.2f} s")
+        print(f"bootstrap, 10,000 resamples of 14,042 items, {name}: {value:.2f} s (load {load:.1f})")
     table = coverage(chosen.trials)
-    print("\ncoverage of a nominal 95%, percent; columns: items and rate")
-    print("spread samples  " + "  ".join(f"{n:>4}/{p:<4g}" for n, p in itertools.product(ITEMS, RATES)))
-    for spread, m in itertools.product(SPREADS, SAMPLES):
-        cells = [row for row in table if (row["spread"], row["samples"]) == (spread, m)]
-        print(
-            f"{spread:>6g} {m:>7}  "
-            + "  ".join(f"{100 * row['coverage']:>8.1f}{' ' if row['fits'] else '!'}" for row in cells)
-        )
-    print(f"outside the bounds: {sum(not row['fits'] for row in table)} of {len(table)}")
-    pairs = paired_coverage(chosen.trials // 2)
+    show_coverage(table)
+    pairs = paired_coverage(chosen.paired)
     print("\npaired differences: items, samples, share answered anew, loss, coverage")
     for row in pairs:
         print(
             f"{row['items']:>6} {row['samples']:>3} {row['moved']:>5g} {row['loss']:>5g}  {100 * row['coverage']:.1f}"
         )
-    gate = power(max(50, chosen.trials // 20))
+    gate = power(chosen.gates)
     print("\nretention gate, six benchmarks")
     for name, value in gate.items():
         print(f"  {name}: {value:.4g}")
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"bootstrap_seconds": seconds, "coverage": table, "paired": pairs, "gate": gate}
+    whole = {"load": load, "bootstrap_seconds": seconds, "coverage": table, "paired": pairs, "gate": gate}
     chosen.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 

@@ -337,26 +337,6 @@ def test_one_right_sample_of_many_is_no_certainty() -> None:
     assert (nothing.lo, nothing.hi) == (0.0, pytest.approx(wilson(0, 30).hi))
 
 
-COVERED = [(0.0, 30, 8, 0.5), (0.7, 30, 64, 0.02), (0.3, 200, 8, 0.02), (0.7, 30, 8, 0.98), (0.3, 200, 1, 0.5)]
-
-
-@pytest.mark.parametrize(("spread", "n", "m", "p"), COVERED)
-def test_clustered_proportion_covers(spread: float, n: int, m: int, p: float) -> None:
-    """A part of the table of benchmarks/stats.py: at least 93%, at most 97% where n p (1 - p) is 5 or more."""
-    rng, trials, labels = np.random.default_rng(11), 1500, np.repeat(np.arange(n), m)
-    hits = 0
-    for _ in range(trials):
-        k = 1 / spread - 1 if spread else 0.0
-        rate = rng.beta(p * k, (1 - p) * k, n) if spread else np.full(n, p)
-        found = clustered_proportion((rng.random((n, m)) < rate[:, None]).ravel().astype(float), labels)
-        assert found.lo is not None
-        assert found.hi is not None
-        hits += found.lo <= p <= found.hi
-    slack = 3 * math.sqrt(0.05 * 0.95 / trials)
-    assert hits / trials >= 0.93 - slack
-    assert hits / trials <= 0.97 + slack or n * p * (1 - p) < 5
-
-
 def test_clustered_proportion_refuses() -> None:
     with pytest.raises(ValueError, match="not from 0 to 1"):
         clustered_proportion([0.0, 2.0], [0, 1])
