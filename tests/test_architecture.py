@@ -14,7 +14,7 @@ from prismlab.study.stages import STAGES
 
 ROOT = Path(__file__).parents[1] / "src" / "prismlab"
 STAGE_MODULES = {entry.partition(":")[0].removeprefix("prismlab.") for entry, _ in STAGES.values()}
-LEVEL_ONE = {"errors", "seeds", "stats"}
+LEVEL_ONE = {"errors", "seeds", "stats", "cost"}
 CONTRACTS = {"study.spec", "study.world", "run.step"}
 HEAVY = ("torch", "transformers", "trl", "datasets", "accelerate", "numba")
 ALLOWED = {
