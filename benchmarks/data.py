@@ -219,6 +219,7 @@ def reading(folder: Path) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from prismlab.train.boundaries import TrainingRows
     from prismlab.train.loop import World, train
 
     corpus = Corpus.open(folder)
@@ -232,7 +233,8 @@ def reading(folder: Path) -> dict[str, Any]:
     optimizer = {"lr": 1e-3, "schedule": "constant", "warmup": 0, "final_lr_factor": 1.0, "weight_decay": 0.0}
     optimizer |= {"betas": [0.9, 0.95], "eps": 1e-8, "clip": 1.0}
     spec = {"steps": 2, "rows": rows, "seq_len": SEQ_LEN, "micro_rows": 1, "precision": "float32"}
-    run = train(model, corpus, {**spec, "optimizer": optimizer}, World())
+    spec |= {"on_nonfinite": "stop"}
+    run = train(model, TrainingRows(corpus, "ignore"), {**spec, "optimizer": optimizer}, World())
     steps = [timed(lambda: next(run))[1] for _ in range(2)]
     return {"rows": rows, "read_seconds": read, "step_seconds": min(steps), "share_of_step": read / min(steps)}
 

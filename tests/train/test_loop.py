@@ -15,7 +15,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prismlab.errors import StageError
-from prismlab.train.loop import World, row_losses, train
+from prismlab.train.loop import World, train
+from prismlab.train.loss import row_losses
 
 SPEC: dict[str, Any] = {
     "steps": 4,
@@ -23,6 +24,7 @@ SPEC: dict[str, Any] = {
     "seq_len": 16,
     "micro_rows": None,
     "precision": "float32",
+    "on_nonfinite": "stop",
     "optimizer": {
         "lr": 1e-2,
         "schedule": "constant",
@@ -62,6 +64,9 @@ class Rows:
 
     def tokens(self, start: int, stop: int) -> Any:
         return self.data[start:stop]
+
+    def documents(self, start: int, stop: int) -> Any:
+        return None
 
     def row_domains(self, start: int, stop: int) -> list[str]:
         return ["a" if i % 2 == 0 else "b" for i in range(start, stop)]
@@ -168,7 +173,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_domain() -> None:
     model = tiny()
     with torch.no_grad():
         model.lm_head.weight[0, 0] = float("nan")
-    with pytest.raises(StageError, match=r"step 1: loss is nan on rows of a, b"):
+    with pytest.raises(
+        StageError, match=r"step 1: loss is nan, on the corpus's rows 0 \(a\), 1 \(b\), 2 .*on_nonfinite: skip"
+    ):
         list(train(model, Rows(16), SPEC, World()))
 
 
@@ -182,6 +189,52 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_break(clip: floa
     with pytest.raises(StageError, match=r"step 1: the gradient's norm is (inf|nan)"):
         list(train(model, Rows(16), spec, World()))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+class Broken(Rows):
+    """The rows, of which some are of a token whose embedding is no number."""
+
+    def __init__(self, bad: list[int], n: int = 64) -> None:
+        super().__init__(n)
+        self.data %= 31
+        self.data[bad] = 31
+
+
+def broken_model() -> LlamaForCausalLM:
+    model = tiny()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[31] = float("nan")
+    return model
+
+
+def test_skipped_steps_change_nothing_and_name_their_rows() -> None:
+    model = broken_model()
+    before, reports = [], []
+    steps = train(model, Broken([5, 6]), SPEC | {"on_nonfinite": "skip"}, World())
+    for report in steps:
+        reports.append(report)
+        before.append([p.detach().clone() for p in model.parameters()])
+    assert [report.skipped is None for report in reports] == [True, False, True, True]
+    assert "rows 5 (b), 6 (a)" in str(reports[1].skipped)
+    assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before[0], before[1], strict=True))
+    # What comes after is what it would have been without the step, whose rows are left out; the rate is constant.
+    other = broken_model()
+    rows = Broken([])
+    rows.data = np.delete(rows.data, [4, 5, 6, 7], axis=0)
+    list(train(other, rows, SPEC | {"steps": 3}, World()))
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a[:31] if a.shape[0] == 32 else a, b[:31] if b.shape[0] == 32 else b)
+
+
+def test_too_many_skipped_steps_in_a_row_stop() -> None:
+    spec = SPEC | {"on_nonfinite": "skip", "steps": 16}
+    bad = [4 * step for step in range(2, 13)]
+    steps = train(broken_model(), Broken(bad), spec, World())
+    assert [next(steps).skipped is None for _ in range(12)] == [True] * 2 + [False] * 10
+    with pytest.raises(StageError, match=r"step 13: .*the 10 steps before were passed over too"):
+        next(steps)
+    # One fewer, and it goes on.
+    assert len(list(train(broken_model(), Broken(bad[:-1]), spec, World()))) == 16
 
 
 def test_rows_that_do_not_divide_among_processes_are_refused() -> None:

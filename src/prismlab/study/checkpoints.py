@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from prismlab.study.rl import LoraSpec, VllmSpec
 from prismlab.study.spec import LARGEST, Count, Decay, Fraction, Name, Positive, Spec
+from prismlab.study.training import ModelSide
 
 
 class OptimizerSpec(Spec):
@@ -14,8 +16,11 @@ class OptimizerSpec(Spec):
 
     lr: Positive = 5e-5
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
-    """Shape of the decay after the warm-up."""
+    schedule: Literal["cosine", "linear", "exponential", "constant", "wsd"] = "cosine"
+    """Shape of the decay after the warm-up; ``wsd`` stays at the peak and decays linearly over ``decay_steps``.
+    ``exponential`` falls by a fixed factor a step, to ``final_lr_factor`` or 0.01, whichever is larger."""
+    decay_steps: Count | None = None
+    """Last steps over which ``wsd`` decays; null for a tenth of the run."""
     warmup: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Steps of linear warm-up."""
     final_lr_factor: Fraction = 0.1
@@ -28,6 +33,12 @@ class OptimizerSpec(Spec):
     """AdamW's epsilon."""
     clip: Positive | None = 1.0
     """Largest gradient norm; null for none."""
+
+    @model_validator(mode="after")
+    def _decay_has_its_schedule(self) -> Self:
+        if self.decay_steps is not None and self.schedule != "wsd":
+            raise ValueError(f"'decay_steps' is for 'schedule: wsd'; {self.schedule} has none")
+        return self
 
 
 def _within_steps(steps: int, warmup: int, snapshots: int) -> None:
@@ -42,7 +53,7 @@ class RLOptimizerSpec(OptimizerSpec):
 
     lr: Positive = 5e-7
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "exponential", "constant"] = "linear"
+    schedule: Literal["cosine", "linear", "exponential", "constant", "wsd"] = "linear"
     """Shape of the decay after the warm-up."""
     final_lr_factor: Fraction = 0.0
     """Learning rate at the end, as a share of the peak."""
@@ -81,13 +92,13 @@ class PackingSpec(Spec):
         return "-".join([self.method, *changed]) if changed or self.method != default.method else ""
 
 
-class TrainSpec(Spec):
-    """Next-token training on a mixture; ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` name one loop."""
+class TrainRun(Spec):
+    """What a training reads, how far it goes, and what it keeps."""
 
     stage: Literal["pretrain", "midtrain", "finetune", "extend"]
     """What this training is called in the report."""
     start: Annotated[str, Field(alias="from")]
-    """A base or a checkpoint of this study."""
+    """A base or a checkpoint of this study, or a snapshot of a training (``name@step``)."""
     mixture: Name
     """The mixture to train on."""
     steps: Count
@@ -119,13 +130,26 @@ class TrainSpec(Spec):
     wandb: str | None = None
     """W&B project to log to; needs the package and a login."""
 
+
+class TrainSpec(ModelSide, TrainRun):
+    """Next-token training on a mixture; ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` name one loop."""
+
     @model_validator(mode="after")
     def _fits(self) -> TrainSpec:
         _within_steps(self.steps, self.optimizer.warmup, self.snapshots)
         if self.launch == "process" and self.nproc > 1:
             raise ValueError("'nproc' above 1 needs 'launch: torchrun'")
-        if self.rows % self.nproc:
-            raise ValueError(f"{self.rows} 'rows' cannot be split over {self.nproc} processes: choose a multiple")
+        shares = self.nproc // self.context_parallel
+        if self.nproc % self.context_parallel:
+            raise ValueError(f"'nproc' of {self.nproc} is no multiple of 'context_parallel' {self.context_parallel}")
+        if self.rows % shares:
+            raise ValueError(f"{self.rows} 'rows' cannot be split over {shares} processes: choose a multiple")
+        if self.seq_len % self.context_parallel:
+            raise ValueError(
+                f"'seq_len' of {self.seq_len} cannot be shared by {self.context_parallel} processes evenly"
+            )
+        if (self.optimizer.decay_steps or 0) + self.optimizer.warmup > self.steps:
+            raise ValueError(f"'warmup' and 'decay_steps' are longer than the {self.steps} 'steps' of the run")
         if self.packing.overlap > self.seq_len // 2:
             raise ValueError(f"'packing.overlap' of {self.packing.overlap} tokens is more than half of 'seq_len'")
         if self.packing.method == "concat" and self.packing.window != PackingSpec().window:
@@ -205,6 +229,22 @@ class RLSpec(Spec):
     """AdamW and its schedule; decay, betas and epsilon are *ours*."""
     precision: Literal["float32", "bf16"] = "float32"
     """Compute precision; the saved checkpoint is bf16."""
+    lora: LoraSpec | None = None
+    """Train low-rank adapters alone; null trains all weights, as the study did."""
+    vllm: VllmSpec | None = None
+    """Sample with vLLM; null samples with transformers in the processes that train."""
+    server: Name | None = None
+    """Sample with a token-level HTTP server of ``run.servers``, which takes new weights from disk each step."""
+    sharding: Literal["none", "fsdp", "zero3"] = "none"
+    """How weights are spread over GPUs; the study used DeepSpeed ZeRO-3. Both need ``vllm``: a model in pieces cannot
+    be sampled in the processes that train. Saves within the run are for ``none`` alone."""
+    launch: Literal["process", "torchrun"] = "process"
+    """``torchrun`` starts ``nproc`` processes of this stage on this machine, each with its share of the prompts."""
+    nproc: Count = 1
+    """Processes under ``torchrun``."""
+    save_every: Count | None = None
+    """Steps between saves that a stopped run goes on from; null for so many that they cost at most a twentieth of its
+    time, and at most one a minute. Results do not depend on it."""
     snapshots: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Save bf16 weights this many times, evenly spaced, for trajectories."""
     keep_snapshots: bool = True
@@ -219,6 +259,26 @@ class RLSpec(Spec):
     @model_validator(mode="after")
     def _fits(self) -> RLSpec:
         _within_steps(self.steps, self.optimizer.warmup, self.snapshots)
+        if self.launch == "process" and self.nproc > 1:
+            raise ValueError("'nproc' above 1 needs 'launch: torchrun'")
+        if self.prompts_per_step % self.nproc:
+            raise ValueError(
+                f"{self.prompts_per_step} 'prompts_per_step' cannot be split over {self.nproc} processes: take a multiple"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_fit(self) -> RLSpec:
+        if self.sharding != "none" and self.vllm is None:
+            raise ValueError(f"'sharding: {self.sharding}' needs 'vllm': a model in pieces is not sampled in process")
+        if self.vllm is not None and self.server is not None:
+            raise ValueError("'vllm' and 'server' exclude one another: name one sampler")
+        if self.lora is not None and (self.snapshots or self.sharding != "none" or self.server is not None):
+            raise ValueError("'lora' goes without 'snapshots', 'sharding' and 'server'")
+        if self.lora is not None and self.kl_beta > 0 and self.reference_every:
+            raise ValueError("with 'lora' the reference is the start without adapters: set 'reference_every: 0'")
+        if self.server is not None and (self.temperature != 1.0 or self.top_p != 1.0) and self.ratio_cap is not None:
+            raise ValueError("a 'server' tells log-probabilities at temperature 1: set 'ratio_cap: null' or sample so")
         return self
 
 

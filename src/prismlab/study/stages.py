@@ -10,7 +10,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "base": ("prismlab.model.base:run", 1),
     "clean": ("prismlab.data.clean:run", 1),
     "corpus": ("prismlab.data.build:run", 2),
-    "train": ("prismlab.train.stage:run", 1),
+    "train": ("prismlab.train.stage:run", 2),
     "merge": ("prismlab.merge.linear:run", 2),
     "scoring": ("prismlab.rl.prompts:run_scoring", 1),
     "prompts": ("prismlab.rl.prompts:run_prompts", 1),
@@ -25,6 +25,6 @@ STAGES: dict[str, tuple[str, int]] = {
     "landscape": ("prismlab.analyse.landscape:run", 3),
     "frontier": ("prismlab.rl.frontier:run", 1),
     "gate": ("prismlab.evaluate.retention:run", 2),
-    "claims": ("prismlab.claims.ledger:run", 3),
+    "claims": ("prismlab.claims.ledger:run", 4),
     "report": ("prismlab.report.html:run", 4),
 }

@@ -14,19 +14,28 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from prismlab.data.corpus import rank_rows
 from prismlab.errors import StageError
+from prismlab.model.boundaries import Packed
+from prismlab.train.loss import row_losses
 from prismlab.train.optim import adamw, schedule_factor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MOST_SKIPPED = 10
+"""Steps in a row that ``on_nonfinite: skip`` passes over before it stops: what goes on so long does not mend itself."""
+NAMED_ROWS = 5
+"""Rows that a message names."""
 
 
 class Rows(Protocol):
-    """What the loop needs of a corpus (``data.corpus.Corpus``)."""
+    """What the loop needs of a corpus (``train.boundaries.TrainingRows``)."""
 
     @property
     def masked(self) -> bool:
@@ -39,6 +48,12 @@ class Rows(Protocol):
 
     def tokens(self, start: int, stop: int) -> Any:
         """Token ids [stop - start, seq_len], int64, in training order."""
+        ...
+
+    def documents(self, start: int, stop: int) -> Any:
+        """Number of each token's document in its row, int32 [stop - start, seq_len]; None where documents may see one
+        another.
+        """
         ...
 
     def row_domains(self, start: int, stop: int) -> list[str]:
@@ -70,7 +85,10 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one optimizer step did. ``loss`` is the mean over all tokens of the step that are learned, nats a token."""
+    """What one optimizer step did. ``loss`` is the mean over all tokens of the step that are learned, nats a token.
+
+    A step whose loss or gradient was no number, and that was passed over for it, has ``skipped``: the reason.
+    """
 
     step: int
     tokens: int
@@ -79,26 +97,7 @@ class StepReport:
     lr: float
     grad_norm: float
     tokens_per_second: float
-
-
-IGNORED = -100
-"""Label of a token on which no loss is taken."""
-
-
-def row_losses(model: torch.nn.Module, tokens: torch.Tensor, learned: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean next-token cross-entropy of each row over the tokens that are learned, nats a token, float32.
-
-    Args:
-        model: a causal language model.
-        tokens: ids [rows, seq_len]; position t predicts t + 1, so a row holds seq_len - 1 predictions.
-        learned: whether a loss is taken on each token, bool [rows, seq_len]; None for all. A row without has loss 0.
-    """
-    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-    labels = tokens if learned is None else tokens.masked_fill(~learned, IGNORED)
-    flat = logits.reshape(-1, logits.shape[-1])
-    loss = F.cross_entropy(flat, labels[:, 1:].reshape(-1), ignore_index=IGNORED, reduction="none")
-    loss = loss.view(tokens.shape[0], -1)
-    return loss.mean(dim=1) if learned is None else loss.sum(dim=1) / learned[:, 1:].sum(dim=1).clamp(min=1)
+    skipped: str | None = None
 
 
 def row_weights(step: int, corpus: Rows, first: int, rows: int) -> list[float]:
@@ -155,7 +154,7 @@ def _by_domain(losses: Sequence[float], domains: Sequence[str], weights: Sequenc
 
 
 def _backward(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     corpus: Rows,
     first: int,
     slices: Sequence[tuple[int, int]],
@@ -167,11 +166,13 @@ def _backward(
     mine: list[torch.Tensor] = []
     for start, stop in slices:
         batch = torch.as_tensor(corpus.tokens(first + start, first + stop)).to(world.device)
-        learned = None
+        learned = documents = None
         if corpus.masked:
             learned = torch.as_tensor(corpus.loss_mask(first + start, first + stop)).to(world.device)
+        if (ids := corpus.documents(first + start, first + stop)) is not None:
+            documents = Packed.of(ids, world.device)
         with torch.autocast(world.device.type, torch.bfloat16) if spec["precision"] == "bf16" else nullcontext():
-            losses = row_losses(model, batch, learned)
+            losses = row_losses(model, batch, learned, documents)
         if learned is None:
             (losses.sum() * (world.size / int(spec["rows"]))).backward()
         else:
@@ -181,25 +182,41 @@ def _backward(
     return _all_losses(torch.cat(mine), world).tolist()
 
 
-def _check_losses(step: int, losses: Sequence[float], domains: Sequence[str]) -> None:
+def _bad_losses(losses: Sequence[float], domains: Sequence[str], first: int) -> str | None:
+    """What is wrong with losses that are not all numbers: which rows of the corpus; None where they are."""
     if math.isfinite(sum(losses)):
-        return
-    bad = sorted({domain for domain, value in zip(domains, losses, strict=True) if not math.isfinite(value)})
-    loss, where = sum(losses) / len(losses), ", ".join(bad)
-    raise StageError(f"step {step}: loss is {loss} on rows of {where}; lower 'optimizer.lr' or clip harder")
+        return None
+    bad = [row for row, loss in enumerate(losses) if not math.isfinite(loss)]
+    named = ", ".join(f"{first + row} ({domains[row]})" for row in bad[:NAMED_ROWS])
+    more = f" and {len(bad) - NAMED_ROWS} more" if len(bad) > NAMED_ROWS else ""
+    return f"loss is {sum(losses) / len(losses)}, on the corpus's rows {named}{more}"
 
 
-def _clip(step: int, model: torch.nn.Module, clip: float | None) -> float:
-    """Clip the gradient's norm and return what it was."""
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf))
-    if not math.isfinite(norm):
-        # Clipping makes every gradient NaN then; after the last step no further loss would tell.
-        raise StageError(f"step {step}: the gradient's norm is {norm}; lower 'optimizer.lr' or train in float32")
-    return norm
+class _Guard:
+    """What becomes of a step whose loss or gradient is no number, by the rule of ``on_nonfinite``."""
+
+    def __init__(self, rule: str) -> None:
+        self._rule, self._row = rule, 0
+
+    def passes(self, step: int, fault: str | None) -> bool:
+        """Whether the weights may be changed.
+
+        Raises:
+            StageError: there is a fault, and the rule is to stop, or too many steps in a row were passed over.
+        """
+        self._row = self._row + 1 if fault else 0
+        if fault and self._rule == "stop":
+            raise StageError(
+                f"step {step}: {fault}; lower 'optimizer.lr', clip harder or train in float32, look at those rows with "
+                "'prism data show', or set 'on_nonfinite: skip'"
+            )
+        if self._row > MOST_SKIPPED:
+            raise StageError(f"step {step}: {fault}; the {MOST_SKIPPED} steps before were passed over too, so it stops")
+        return fault is None
 
 
 def train(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     corpus: Rows,
     spec: Mapping[str, Any],
     world: World,
@@ -208,19 +225,20 @@ def train(
     """Train ``model`` in place and yield a report after every step.
 
     Args:
-        model: float32 weights, on ``world.device``.
+        model: float32 weights, on ``world.device``; ``boundaries.prepare`` was called on it unless they are ignored.
         corpus: at least ``steps * rows`` rows.
         spec: JSON of ``TrainSpec``.
         world: this process among its fellows.
         after_step: called with the number of steps done, for snapshots.
 
     Raises:
-        StageError: a loss or gradient that is not finite, a step without a learned token, or rows that do not divide
-            among the processes.
+        StageError: a loss or gradient that is not finite (unless such steps are skipped), a step without a learned
+            token, or rows that do not divide among the processes.
     """
     steps, rows, optimizer_spec = int(spec["steps"]), int(spec["rows"]), spec["optimizer"]
     optimizer = adamw(model, optimizer_spec)
     slices = _slices(rows, world, spec["micro_rows"])
+    guard = _Guard(spec["on_nonfinite"])
     model.train()
     for step in range(steps):
         began = time.perf_counter()
@@ -230,9 +248,13 @@ def train(
         weights = row_weights(step + 1, corpus, step * rows, rows)
         losses = _backward(model, corpus, step * rows, slices, weights, spec, world)
         domains = corpus.row_domains(step * rows, (step + 1) * rows)
-        _check_losses(step + 1, losses, domains)
-        norm = _clip(step + 1, model, optimizer_spec["clip"])
-        optimizer.step()
+        fault, norm = _bad_losses(losses, domains, step * rows), math.nan
+        if fault is None:
+            # Clipping makes every gradient NaN where the norm is; after the last step no further loss would tell.
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_spec["clip"] or math.inf))
+            fault = None if math.isfinite(norm) else f"the gradient's norm is {norm}"
+        if guard.passes(step + 1, fault):
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
         after_step(step + 1)
@@ -244,4 +266,5 @@ def train(
             lr=lr,
             grad_norm=norm,
             tokens_per_second=rows * int(spec["seq_len"]) / seconds,
+            skipped=fault,
         )

@@ -39,11 +39,16 @@ def schedule_factor(step: int, total: int, spec: Mapping[str, Any]) -> float:
         total: number of steps of the run.
         spec: JSON of ``OptimizerSpec``; ``warmup`` steps rise linearly and end at the peak, after which the decay runs
             to ``final_lr_factor`` at the last step. With w the decay's progress from 0 to 1 and f the final factor:
-            cosine is f + (1 - f)(1 + cos(pi w))/2, linear is 1 - (1 - f) w, exponential is max(f, 0.01)^w.
+            cosine is f + (1 - f)(1 + cos(pi w))/2, linear is 1 - (1 - f) w, exponential is max(f, 0.01)^w. Of
+            warmup-stable-decay (``wsd``) the last d = ``decay_steps`` steps fall in d equal parts from the peak,
+            1 - (1 - f) k/d at the k-th of them, and the steps before know nothing of the total.
     """
     warmup, final = int(spec["warmup"]), float(spec["final_lr_factor"])
     if step < warmup:
         return (step + 1) / warmup
+    if spec["schedule"] == "wsd":
+        decay = total - stable_steps(total, spec)
+        return 1.0 - (1.0 - final) * max(0, step + 1 - (total - decay)) / decay
     progress = (step - warmup) / max(1, total - warmup - 1)
     progress = min(1.0, progress)
     match spec["schedule"]:
@@ -57,6 +62,18 @@ def schedule_factor(step: int, total: int, spec: Mapping[str, Any]) -> float:
             return max(final, EXPONENTIAL_FLOOR) ** progress
         case other:
             raise ValueError(f"unknown schedule {other!r}")
+
+
+def stable_steps(total: int, spec: Mapping[str, Any]) -> int:
+    """Steps at the beginning of a run of ``total`` whose learning rate does not depend on ``total``: those before the
+    decay of ``wsd`` (a tenth of the run where ``decay_steps`` is null), all of ``constant``, else those of the warm-up.
+    """
+    if spec["schedule"] == "constant":
+        return total
+    if spec["schedule"] != "wsd":
+        return min(total, int(spec["warmup"]))
+    decay = spec.get("decay_steps") or max(1, round(total / 10))
+    return max(0, total - int(decay))
 
 
 def adamw(model: torch.nn.Module, spec: Mapping[str, Any]) -> torch.optim.AdamW:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from prismlab.data.corpus import Corpus
-from prismlab.errors import CheckpointError
+from prismlab.errors import CheckpointError, StageError
+from prismlab.model import boundaries
 from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_master
 from prismlab.model.tokens import tokenizer_hash
 from prismlab.run.step import Artifact, Progress, Result
+from prismlab.train.boundaries import TrainingRows
 from prismlab.train.logs import MetricsLog
 from prismlab.train.loop import StepReport, World, train
 from prismlab.train.snapshots import Snapshots
@@ -39,15 +41,22 @@ def _log_row(report: StepReport) -> dict[str, Any]:
 
 
 def _summary(reports: list[StepReport]) -> dict[str, Any]:
-    """First and last loss; the last is the mean over the final tenth of the steps, and so is each domain's."""
-    tail = reports[-max(1, len(reports) // 10) :]
+    """First and last loss; the last is the mean over the final tenth of the steps, and so is each domain's.
+
+    Steps that were passed over have no loss; they are counted.
+    """
+    taken = [report for report in reports if report.skipped is None]
+    if not taken:
+        raise StageError("every step was passed over, since its loss or gradient was no number")
+    tail = taken[-max(1, len(taken) // 10) :]
     domains = sorted({domain for report in tail for domain in report.domains})
     return {
-        "loss_first": reports[0].loss,
+        "loss_first": taken[0].loss,
         "loss_last": fmean(report.loss for report in tail),
         "domains": {d: fmean(r.domains[d] for r in tail if d in r.domains) for d in domains},
         "tokens_per_second": fmean(report.tokens_per_second for report in reports),
         "steps": len(reports),
+        "skipped_steps": len(reports) - len(taken),
     }
 
 
@@ -61,6 +70,9 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     corpus = Corpus.open(inputs["corpus"].path)
     embedding: Any = model.get_input_embeddings()
     _check_tokenizer(tokenizer, corpus, embedding.weight.shape[0])
+    if spec["boundaries"] == "respect":
+        boundaries.prepare(model)
+    rows = TrainingRows(corpus, spec["boundaries"])
     chief = world.rank == 0
     snapshots = Snapshots(model, inputs["start"].model, config, out) if chief else None
     reports: list[StepReport] = []
@@ -72,7 +84,7 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
         else None
     )
     try:
-        for report in train(model, corpus, spec, world, snapshots.after if snapshots else lambda step: None):
+        for report in train(model, rows, spec, world, snapshots.after if snapshots else lambda step: None):
             reports.append(report)
             progress.advance(1, loss=report.loss)
             if log is not None and (report.step % every == 0 or report.step in (1, spec["steps"])):
