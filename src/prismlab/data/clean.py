@@ -98,6 +98,13 @@ def clean_source(
     return _checked(config, json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder)
 
 
+def forget() -> None:
+    """Give up what a process keeps between sources of one study: the index of their evaluation items."""
+    from prismlab.data import contamination
+
+    contamination.forget()
+
+
 def _checked(config: Mapping[str, Any], metrics: dict[str, Any], folder: Path) -> dict[str, Any]:
     name, spec = config["source"], config["sources"][config["source"]]
     bad, rows = sum(metrics["bad"].values()), metrics["rows"]

@@ -209,9 +209,10 @@ class Finish(PipelineStep):
         documents = characters = 0
         ids = [np.zeros(0, np.uint64)]
         for file in sorted((self.folder / "documents").glob("*.parquet")):
-            lengths = pq.read_table(file, columns=["text"])["text"]
-            documents += len(lengths)
-            characters += sum(len(text) for chunk in lengths.chunks for text in chunk.to_pylist())
+            with pq.ParquetFile(file) as shard:
+                for batch in shard.iter_batches(1000, columns=["text"]):
+                    documents += len(batch)
+                    characters += sum(map(len, batch["text"].to_pylist()))
             ids.append(np.load(file.with_suffix(".ids.npy"), allow_pickle=False))
         repeated = documents - len(np.unique(np.concatenate(ids)))
         hits = self.folder / "hits.json"

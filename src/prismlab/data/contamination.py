@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from prismlab.data.blocks import Drops, save_json
 from prismlab.data.decontaminate import BATCH_CHARS, Decontaminator
 from prismlab.data.evidence import Hit, tally
-from prismlab.data.files import whole
+from prismlab.data.files import hash_file, whole
 from prismlab.data.items import Item, all_items
 
 HITS = pa.schema(
@@ -48,15 +47,23 @@ def save_items(config: Mapping[str, Any], folder: Path) -> None:
                 file.write(json.dumps(item.to_json()) + "\n")
 
 
-@lru_cache(maxsize=1)
-def _finder(path: Path, n: int, allow: tuple[str, ...]) -> Decontaminator:
-    with path.open(encoding="utf-8") as file:
-        return Decontaminator([Item.from_json(json.loads(line)) for line in file], n, allow)
+_built: dict[tuple[str, int, tuple[str, ...]], Decontaminator] = {}
 
 
 def finder(folder: Path, asked: Mapping[str, Any]) -> Decontaminator:
-    """What looks for the items of ``items.jsonl``; built once a process."""
-    return _finder(folder / "items.jsonl", int(asked["n"]), tuple(asked["allow"]))
+    """What looks for the items of ``items.jsonl``; a process builds it once for all sources that share their items."""
+    path, n, allow = folder / "items.jsonl", int(asked["n"]), tuple(asked["allow"])
+    key = (hash_file(path), n, allow)
+    if key not in _built:
+        _built.clear()
+        with path.open(encoding="utf-8") as file:
+            _built[key] = Decontaminator([Item.from_json(json.loads(line)) for line in file], n, allow)
+    return _built[key]
+
+
+def forget() -> None:
+    """Give up the memory of what looks for items."""
+    _built.clear()
 
 
 class FindItems(PipelineStep):

@@ -51,6 +51,8 @@ MINHASH = MinhashConfig(
     norm_config=TextNormConfig(norm_numbers=False),
     hash_config=HASHES,
 )
+SHINGLES = 4096
+"""5-grams of which hashes are in memory at a time, so that a book costs no more than a page: 4 MB."""
 _MOST_SHARDS = 65_534
 _WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|\w+")
 Stream = Callable[[], list[Any]]
@@ -141,6 +143,12 @@ class NearSignatures(MinhashDedupSignature):
     def __init__(self, output_folder: str) -> None:
         super().__init__(output_folder, MINHASH, language=Words())  # type: ignore[arg-type]
         self._hash_func = text_hash
+
+    def get_signature(self, shingles: np.ndarray[Any, Any]) -> list[list[int]]:
+        """The signature of a document, a part of its 5-grams at a time: 112 hashes of each are held at once."""
+        found = super().get_signature
+        parts = [found(shingles[at : at + SHINGLES]) for at in range(0, len(shingles), SHINGLES)]
+        return np.array(parts, np.uint64).min(axis=0).tolist()
 
 
 class KeepFirst(PipelineStep):

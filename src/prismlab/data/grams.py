@@ -18,17 +18,22 @@ BITS_A_KEY = 16
 _6, _12, _63, _1 = map(np.uint64, (6, 12, 63, 1))
 
 
+def together(texts: Sequence[str]) -> str:
+    """Texts as one, with a character between them that none of them has."""
+    return BREAK_CHAR.join(text.replace(BREAK_CHAR, " ") if BREAK_CHAR in text else text for text in texts)
+
+
 class Batch:
     """Texts read together, so that a call's cost is shared: words of all of them, each text behind the end of another.
 
     Args:
         texts: any number.
         joined: as of ``normalise.table``.
+        whole: ``together(texts)``, where it is at hand already.
     """
 
-    def __init__(self, texts: Sequence[str], joined: str | None = None) -> None:
-        clean = [text.replace(BREAK_CHAR, " ") if BREAK_CHAR in text else text for text in texts]
-        self.words = words_of(BREAK_CHAR.join(clean), joined)
+    def __init__(self, texts: Sequence[str], joined: str | None = None, whole: str | None = None) -> None:
+        self.words = words_of(together(texts) if whole is None else whole, joined)
         ends = np.flatnonzero(self.words.kinds == END)
         self.first = np.append(0, ends + 1)[: len(texts)]
         """First word of each text [n]."""

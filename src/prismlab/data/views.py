@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prismlab.data.grams import Batch, Grams
+from prismlab.data.grams import Batch, Grams, together
 from prismlab.data.items import Item
 from prismlab.data.words import WORD, C, Hashes, Ints, Words, grams, signatures, spelled
 
@@ -23,6 +24,7 @@ COMMON = 4
 """An n-gram that so many different items have tells none of them."""
 SHARED = 2
 """A stem of fewer than n words that so many different items have is not looked for by itself."""
+_ONE = re.compile(r"[0-9A-Za-z]\S*")
 FORMS = (None, "'’‘ʼ`´-‐‑–", "")
 """Marks that may be left out of a copy: none, those within words, all; each form of an item that differs is indexed."""
 
@@ -38,10 +40,13 @@ class View:
     """Index of the text in the batch."""
 
 
-def _forms(item: Item) -> Iterator[tuple[str, str]]:
+def _forms(item: Item, n: int) -> Iterator[tuple[str, str]]:
     """Part and text of everything to look for, the stem first; a stem of too few words also with what follows it."""
     for part, texts in item.texts().items():
         yield from ((part, text) for text in texts)
+    # Words between spaces are words at least: most questions need no more, and would be in memory four times.
+    if sum(1 for _ in _ONE.finditer(item.stem)) >= n:
+        return
     yield "short", f"{item.stem}\n{item.right}"
     yield "short", f"{item.stem}\nAnswer: {item.right}"
     if item.choices is not None:
@@ -78,24 +83,25 @@ class Views:
         self.views: list[View] = []
         self._texts, self._part_of, self._short, self._stem_of = list[str](), list[int](), list[bool](), list[int]()
         self._collect()
-        self.batches = [Batch(self._texts, joined) for joined in FORMS]
-        self._groups = self._items_alike()
+        self._groups: Ints
+        self.batches: list[Batch]
+        """Of each form the texts that are looked for in it."""
         self._choose()
         self._item_of = np.array([self.parts[view.part][0] for view in self.views], np.int64)
-        exact, template, anchors = self._grams(n, template=False), self._grams(n, template=True), self._anchors()
         self.template_lengths = np.array([len(self.template_hashes(at)) for at in range(len(self.views))], np.int64)
         """Template words of each view."""
-        self.exact = self._index(*exact, n, key_bits)
-        self.template = self._index(*template, n, key_bits)
-        self.whole = self._index(*anchors, ANCHOR, key_bits)
-        searched = set(self._item_of[np.unique(np.concatenate([exact[1], anchors[1]]))].tolist())
-        self.not_searched = [item for at, item in enumerate(items) if at not in searched]
+        self._searched = np.zeros(len(items), np.bool_)
+        self.template = self._index(*self._grams(n, template=True), n, key_bits)
+        self._searched[:] = False
+        self.exact = self._index(*self._grams(n, template=False), n, key_bits)
+        self.whole = self._index(*self._anchors(), ANCHOR, key_bits)
+        self.not_searched = [item for item, searched in zip(items, self._searched, strict=True) if not searched]
         """Items with no part that can be looked for."""
 
     def _collect(self) -> None:
         for at, item in enumerate(self.items):
             stem, numbers = len(self._texts), dict[str, int]()
-            for name, text in _forms(item):
+            for name, text in _forms(item, self.n):
                 part = "question" if name == "short" else name
                 if part not in numbers:
                     numbers[part] = len(self.parts)
@@ -105,9 +111,10 @@ class Views:
                 self._short.append(name == "short")
                 self._stem_of.append(stem)
 
-    def _items_alike(self) -> Ints:
-        """A number for each item, the same for items whose texts have the same words [items]."""
-        signs = signatures(self.batches[0].words.hashes, self.batches[0].first, self.batches[0].last)
+    def _items_alike(self, signs: Hashes) -> Ints:
+        """A number for each item, the same for items whose parts have the same words [items]."""
+        signs = signs.copy()
+        signs[np.array(self._short, np.bool_)] = 0
         owner = np.array([self.parts[part][0] for part in self._part_of], np.int64)
         whole = np.zeros(len(self.items), np.uint64)
         # A sum of products with odd numbers: the place of a text among those of its item matters.
@@ -115,10 +122,10 @@ class Views:
         np.add.at(whole, owner, signs * (place.astype(np.uint64) * np.uint64(2) + np.uint64(C)))
         return np.unique(whole, return_inverse=True)[1].astype(np.int64)
 
-    def _weak_stems(self, signs: Hashes) -> dict[int, bool]:
+    def _weak_stems(self, signs: Hashes, words: Ints) -> dict[int, bool]:
         """Whether a stem is too short, or short and shared by too many items, to be looked for by itself."""
         stems = np.unique(np.array(self._stem_of, np.int64))
-        lengths = (self.batches[0].last - self.batches[0].first)[stems]
+        lengths = words[stems]
         _, kind = np.unique(signs[stems], return_inverse=True)
         # Items with the same words in all their texts are one.
         pairs = np.unique(np.stack([kind, self._groups]), axis=1)[0]
@@ -126,12 +133,22 @@ class Views:
         weak = (lengths < SHORTEST) | ((lengths < self.n) & shared)
         return dict(zip(stems.tolist(), weak.tolist(), strict=True))
 
+    def _signs(self) -> tuple[list[Hashes], Ints]:
+        """Of each form a number for each text, the same for the same words, and words of each in the first form."""
+        whole, signs, words = together(self._texts), list[Hashes](), list[Ints]()
+        for joined in FORMS:
+            batch = Batch(self._texts, joined, whole)
+            signs.append(signatures(batch.words.hashes, batch.first, batch.last))
+            words.append(batch.last - batch.first)
+        return signs, words[0]
+
     def _choose(self) -> None:
-        """Which texts are looked for, in which forms."""
-        signs = [signatures(batch.words.hashes, batch.first, batch.last) for batch in self.batches]
-        lengths = (self.batches[0].last - self.batches[0].first).tolist()
-        weak = self._weak_stems(signs[0])
+        """Which texts are looked for, in which forms; few need more than the first, and the others are let go."""
+        signs, words = self._signs()
+        self._groups = self._items_alike(signs[0])
+        weak, lengths = self._weak_stems(signs[0], words), words.tolist()
         seen: set[tuple[int, int]] = set()
+        used: list[list[str]] = [[] for _ in FORMS]
         for text, part in enumerate(self._part_of):
             stem = self._stem_of[text]
             least = SHORTEST if self.parts[part][1] == "question" else self.n
@@ -143,7 +160,10 @@ class Views:
                 sign = int(signs[form][text])
                 if (part, sign) not in seen:
                     seen.add((part, sign))
-                    self.views.append(View(part, form, text))
+                    self.views.append(View(part, form, len(used[form])))
+                    used[form].append(self._texts[text])
+        self._texts.clear()
+        self.batches = [Batch(texts, joined) for texts, joined in zip(used, FORMS, strict=True)]
 
     def _bounds(self, form: int, template: bool) -> tuple[Ints, Ints, Ints]:
         """Views of a form, and their first and last words (exclusive)."""
@@ -174,6 +194,7 @@ class Views:
         return keys, views, at
 
     def _index(self, keys: Hashes, views: Ints, at: Ints, n: int, key_bits: int) -> Grams:
+        self._searched[self._item_of[np.unique(views)]] = True
         return Grams.build(n, keys, views, at, self._groups[self._item_of[views]], key_bits)
 
     def _anchors(self) -> tuple[Hashes, Ints, Ints]:

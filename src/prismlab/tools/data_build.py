@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.data.build import build_corpus
-from prismlab.data.clean import clean_source
+from prismlab.data.clean import clean_source, forget
 from prismlab.data.files import whole
 from prismlab.errors import SpecError
 from prismlab.model.checkpoint import load_tokenizer
@@ -114,6 +114,8 @@ def _work(wanted: Wanted, tokenizer: Any, out: Path, workers: int) -> None:
         cleaned[source] = work / "clean" / source
         with progress(f"clean {source}") as told:
             cleaning[source] = clean_source(config, cleaned[source], told, workers)
+    if any(config.get("decontaminate") for config in wanted.cleaning.values()):
+        forget()
     with progress("build") as told:
         result = build_corpus(
             wanted.corpus, tokenizer, out, scratch=work / "corpus", progress=told, workers=workers, cleaned=cleaned
