@@ -26,6 +26,18 @@ ARMS = {
     "base>rl[MCS]": "rl-base-mcs",
     "mid[MCS]>finetune[MCS]": "control",
 }
+SWEEP_ARMS = {
+    "mid[MC]>merge>extend": "extended",
+    "mid[MCS]@8k": "mid-8k",
+    "mid[MCS]@16k": "mid-16k",
+    "mid[MCS]@32k": "mid-32k",
+    "mid[MC]@16B": "mid-16b",
+    "mid[MC]@26B": "mid-26b",
+    "phase3>mid[MCS]": "mid-phase3",
+    "phase4>mid[MCS]": "mid-phase4",
+    "extend>mid[MCS]": "mid-late",
+}
+"""Arms of C16 to C18, which a study names."""
 DOMAINS = ("math", "code", "science")
 RL_OPTIMIZER = {"lr": 5e-5, "schedule": "linear", "final_lr_factor": 0.0, "weight_decay": 0.0}
 
@@ -332,6 +344,28 @@ class World:
 
         self._each("landscape", ":".join(names), make, base=names[0], mid=names[1], rl=names[2])
 
+    def solve(self, arm: str, gain: Sequence[float], first: int = 16, fresh: int = 64) -> None:
+        """A frontier: the unsolved prompts gain so many points over a second draw of 2%; other groups lose 50."""
+        checkpoint = self.arms[arm]
+
+        def make(i: int) -> dict[str, Any]:
+            def group(rate: float, by: float) -> dict[str, Any]:
+                return {"prompts": 40, "fresh": score(rate), "after": score(rate + by), "difference": score(by)}
+
+            groups = {"0": group(2.0, gain[i])} | {name: group(60.0, -50.0) for name in ("1", "more", "all")}
+            return {"samples": {"first": first, "fresh": fresh}, "groups": groups, "domains": {}, "pass_at_k": {}}
+
+        self._each("frontier", checkpoint, make, checkpoint=checkpoint)
+
+    def reach(self, arm: str, values: Sequence[float]) -> None:
+        """Scores by length, one value a seed at 64 tokens; at 32 all arms score alike."""
+        checkpoint = self.arms[arm]
+
+        def make(i: int) -> dict[str, Any]:
+            return {"tasks": {}, "domains": {}, "lengths": {"64": score(values[i]), "32": score(20.0 - values[i] / 10)}}
+
+        self._each("evaluation", "ruler", make, {}, step=f"ruler@{checkpoint}", checkpoint=checkpoint)
+
     def follow(self, arm: str, front: Sequence[float], first: Sequence[float], last: Sequence[float]) -> None:
         """A trajectory: front share, share changed at 1% at the first and at the last snapshot."""
         checkpoint = self.arms[arm]
@@ -383,12 +417,23 @@ SCORES = {
     "mid[MCS]>finetune[MCS]": (50.0, 39.0, 47.0),
 }
 """Scores (math, code, science) of a world in which every claim holds."""
+SWEEP_SCORES = {
+    "mid[MCS]@8k": (46.0, 34.0, 41.0),
+    "mid[MCS]@16k": (50.0, 38.0, 45.0),
+    "mid[MCS]@32k": (47.0, 35.0, 42.0),
+    "mid[MC]@16B": (50.0, 40.0, 20.0),
+    "mid[MC]@26B": (50.0, 40.0, 20.0),
+    "phase3>mid[MCS]": (30.0, 20.0, 25.0),
+    "phase4>mid[MCS]": (28.0, 22.0, 25.0),
+    "extend>mid[MCS]": (48.0, 38.0, 45.0),
+}
+"""Those of the arms of C17 and C18."""
 
 
-def complete(seeds: tuple[int, ...] = (0, 1, 2)) -> World:
-    """A world in which every decidable claim is supported."""
-    world, n = World(seeds=seeds), len(seeds)
-    for arm, values in SCORES.items():
+def complete(seeds: tuple[int, ...] = (0, 1, 2), sweeps: bool = True) -> World:
+    """A world in which every claim is supported; without ``sweeps`` C15 to C18 have nothing to read."""
+    world, n = World(seeds=seeds, arms=ARMS | (SWEEP_ARMS if sweeps else {})), len(seeds)
+    for arm, values in (SCORES | (SWEEP_SCORES if sweeps else {})).items():
         domains = [near(v, 0.6, arm, d, n=n) for d, v in zip(DOMAINS, values, strict=True)]
         world.evaluate(arm, *domains, web=near(2.0, 0.01, arm, "w", n=n), chat=near(2.1, 0.01, arm, "c", n=n))
         world.behave(arm, *([near(v, v / 50, arm, f, n=n) for f, v in _behaviour(arm).items()]))
@@ -407,6 +452,10 @@ def complete(seeds: tuple[int, ...] = (0, 1, 2)) -> World:
     world.compare("base", "mid[MCS]", near(0.98, 0.001, "base", "cka", n=n))
     along = {x / 4: near(10 + 30 * min(1, x / 4) + 8 * max(0, x / 4 - 1), 0.5, "walk", x, n=n) for x in range(9)}
     world.walk("base", "mid[MCS]", "mid[MCS]>rl[MCS]", along)
+    if sweeps:
+        world.solve("mid[MCS]>rl[MCS]", near(6.0, 0.5, "solved", n=n))
+        for arm, value in (("base", 60.0), ("mid[MC]", 10.0), ("mid[MC]>merge>extend", 42.0)):
+            world.reach(arm, near(value, 0.5, arm, "long", n=n))
     for arm in ("mid[MCS]>rl[MCS]", "base>rl[MCS]"):
         ends = near(1.5, 0.05, arm, "first", n=n), near(5.0, 0.05, arm, "last", n=n)
         world.follow(arm, near(0.75, 0.02, arm, "front", n=n), *([v / 100 for v in end] for end in ends))

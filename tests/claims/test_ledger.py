@@ -23,7 +23,7 @@ def test_the_stage_writes_a_ledger_whose_verdicts_are_its_metrics(tmp_path: Path
     result = run(config, world.inputs, tmp_path, Silent())
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     assert result.metrics["verdicts"] == {c["id"]: c["verdict"] for c in ledger["claims"]}
-    assert ledger["counts"] == {"supported": 14, "contradicted": 0, "inconclusive": 0, "not_tested": 4}
+    assert ledger["counts"] == {"supported": 18, "contradicted": 0, "inconclusive": 0, "not_tested": 0}
     for claim in ledger["claims"]:
         for one in claim["evidence"]:
             assert world.inputs[one["key"]].fingerprint == one["fingerprint"]
@@ -37,10 +37,10 @@ def test_holm_over_the_tested_claims() -> None:
     world.lose("direction", "ended")
     claims: list[dict[str, Any]] = build(world.table)["claims"]
     tested = sorted((c for c in claims if c["p"] is not None), key=lambda c: c["p"])
-    assert len(tested) == 13
+    assert len(tested) == 17
     running = 0.0
     for rank, claim in enumerate(tested):
-        running = max(running, min(1.0, claim["p"] * (13 - rank)))
+        running = max(running, min(1.0, claim["p"] * (17 - rank)))
         assert claim["p_holm"] == pytest.approx(running)
     assert all(c["p_holm"] is None for c in claims if c["p"] is None)
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import SCORES, World, complete, near
+from synthetic import SCORES, SWEEP_SCORES, World, complete, near
 
 from prismlab.claims.ledger import build
 from prismlab.claims.reference import REFERENCE
 from prismlab.claims.rules import CLAIMS, RULES_VERSION
 
 Change = Callable[[World], object]
-DECIDED = [claim.id for claim in CLAIMS if claim.decide is not None]
-OPEN = ["C15", "C16", "C17", "C18"]
+DECIDED = [claim.id for claim in CLAIMS]
 MCS, RL = "mid[MCS]", "mid[MCS]>rl[MCS]"
 WIDE = [-60.0, 5.0, 65.0]
 
@@ -31,7 +30,9 @@ def entry(world: World, claim: str) -> dict[str, Any]:
 
 def scores(arm: str, **domains: list[float]) -> Change:
     """Scores of an arm as in the complete world, but for the domains given."""
-    base = {d: near(v, 0.6, arm, d) for d, v in zip(("math", "code", "science"), SCORES[arm], strict=True)}
+    base = {
+        d: near(v, 0.6, arm, d) for d, v in zip(("math", "code", "science"), (SCORES | SWEEP_SCORES)[arm], strict=True)
+    }
     return lambda world: world.evaluate(arm, **{**base, **domains})
 
 
@@ -84,6 +85,10 @@ CONTRADICTED: dict[str, Change] = {
     "C12": lambda w: w.follow(RL, near(0.3, 0.02, "C12"), [0.01, 0.012, 0.011], [0.05, 0.051, 0.055]),
     "C13": walk(at_6=near(30.0, 0.5, "C13")),
     "C14": lambda w: w.behave(MCS, near(40, 1, "l"), near(0.15, 0.003, "n"), near(0.05, 0.001, "C14")),
+    "C15": lambda w: w.solve(RL, near(-4.0, 0.5, "C15")),
+    "C16": lambda w: w.reach("mid[MC]>merge>extend", near(12.0, 0.5, "C16")),
+    "C17": scores("mid[MC]@26B", math=at(70, "C17"), code=at(60, "C17")),
+    "C18": scores("phase4>mid[MCS]", math=at(70, "C18"), code=at(70, "C18"), science=at(70, "C18")),
 }  # fmt: skip
 INCONCLUSIVE: dict[str, Change] = {
     "C1": scores(MCS, math=WIDE),
@@ -100,6 +105,10 @@ INCONCLUSIVE: dict[str, Change] = {
     "C12": lambda w: w.follow(RL, [0.3, 0.5, 0.8], [0.01, 0.012, 0.011], [0.05, 0.051, 0.055]),
     "C13": walk(at_1=[5.0, 20.0, 9.0]),
     "C14": lambda w: w.behave(MCS, WIDE, near(0.15, 0.003, "n"), near(-0.03, 0.001, "g")),
+    "C15": lambda w: w.solve(RL, [-2.0, 3.0, 9.0]),
+    "C16": lambda w: w.reach("mid[MC]", [2.0, 30.0, 70.0]),
+    "C17": scores("mid[MC]@16B", math=WIDE),
+    "C18": scores("extend>mid[MCS]", math=WIDE),
 }  # fmt: skip
 LOST: dict[str, tuple[Change, str]] = {
     "C1": (lambda w: w.arms.pop(MCS), "the study has no arm mid[MCS]"),
@@ -116,12 +125,16 @@ LOST: dict[str, tuple[Change, str]] = {
     "C12": (lambda w: w.forget("trajectory", checkpoint="rl-mcs-mcs"), "no trajectory of rl-mcs-mcs"),
     "C13": (lambda w: w.forget("landscape"), "no landscape of base, mid-mcs, rl-mcs-mcs"),
     "C14": (lambda w: w.forget("behaviour", checkpoint="base"), "no behaviour of base"),
+    "C15": (lambda w: w.forget("frontier"), "no frontier of rl-mcs-mcs"),
+    "C16": (lambda w: w.forget("evaluation", checkpoint="extended"), "no evaluation 'ruler' of extended"),
+    "C17": (lambda w: w.arms.pop("mid[MCS]@32k"), "the study has no arm mid[MCS]@32k"),
+    "C18": (lambda w: w.arms.pop("phase3>mid[MCS]"), "the study has no arm phase3>mid[MCS]"),
 }  # fmt: skip
 
 
 def test_every_claim_has_a_case() -> None:
     assert sorted(DECIDED) == sorted(CONTRADICTED) == sorted(INCONCLUSIVE) == sorted(LOST)
-    assert sorted(DECIDED + OPEN, key=lambda i: int(i[1:])) == [f"C{n}" for n in range(1, 19)] == [c.id for c in CLAIMS]
+    assert DECIDED == [f"C{n}" for n in range(1, 19)] == [c.id for c in CLAIMS]
     assert sorted(REFERENCE) == sorted(c.id for c in CLAIMS)
 
 
@@ -172,15 +185,6 @@ def test_one_seed_is_inconclusive_and_shows_the_effect(claim: str) -> None:
     assert any("1 seed gives no interval" in note for note in found["notes"])
     assert found["effect"]["value"] is not None
     assert (found["effect"]["lo"], found["p"]) == (None, None)
-
-
-@pytest.mark.parametrize("claim", OPEN)
-def test_open_claims_are_not_tested_with_a_rule_and_a_reason(claim: str) -> None:
-    found = entry(complete(), claim)
-    assert found["verdict"] == "not_tested"
-    assert "upported if" in found["rule"]
-    assert any("this version" in reason for reason in found["missing"])
-    assert "the study has no arm base" not in found["missing"]
 
 
 def test_a_study_without_anything_is_not_tested_throughout() -> None:
@@ -361,6 +365,53 @@ def test_c14_reads_math_tasks_only() -> None:
     found = entry(world, "C14")
     assert found["verdict"] == "not_tested"
     assert "no task in the domain 'math'" in found["missing"][0]
+
+
+@pytest.mark.parametrize(
+    ("first", "fresh", "verdict"), [(16, 16, "supported"), (8, 64, "not_tested"), (16, 8, "not_tested")]
+)
+def test_c15_asks_for_sixteen_samples(first: int, fresh: int, verdict: str) -> None:
+    world = complete()
+    world.solve(RL, near(6.0, 0.5, "C15"), first=first, fresh=fresh)
+    found = entry(world, "C15")
+    assert found["verdict"] == verdict
+    if verdict == "not_tested":
+        assert "0 correct of 16 samples" in found["missing"][0]
+
+
+def test_c15_is_after_minus_the_second_draw_of_the_unsolved_group() -> None:
+    """Other groups and the rates themselves have other numbers: a rule that reads them is caught."""
+    world = complete()
+    world.solve(RL, [5.0, 6.0, 7.0])
+    found = entry(world, "C15")
+    assert found["effect"]["value"] == pytest.approx(6.0)
+    labels = {part["label"]: part["effect"]["value"] for part in found["parts"]}
+    assert labels["fresh draw of the start (regression to the mean)"] == pytest.approx(2.0)
+    assert labels["after RL"] == pytest.approx(8.0)
+
+
+def test_c16_is_half_of_the_damage_at_the_length_of_the_base() -> None:
+    """Base 60, mid 10, repaired 42: 32 of 50 points are won back, 7 more than half."""
+    world = complete()
+    found = entry(world, "C16")
+    parts = {part["label"]: part["effect"]["value"] for part in found["parts"]}
+    assert parts["damage: base minus mid[MC], at 64 tokens"] == pytest.approx(50.0, abs=2)
+    assert parts["repair minus half of the damage"] == pytest.approx(7.0, abs=2)
+    world.study["claims"]["long_context"] = 32
+    assert entry(world, "C16")["verdict"] == "contradicted"
+    world.study["claims"]["long_context"] = 128
+    assert "no score at 128 tokens" in entry(world, "C16")["missing"][0]
+    world.study["claims"]["long_context"] = None
+    world.arms["base"] = "mid-m"
+    world.study["checkpoints"] = {}
+    assert "'claims.long_context'" in entry(world, "C16")["missing"][0]
+
+
+def test_c17_holds_late_gains_to_one_point() -> None:
+    world = complete()
+    scores("mid[MC]@26B", math=at(54.5, "b"), code=at(44.5, "b"))(world)
+    found = entry(world, "C17")
+    assert [part["verdict"] for part in found["parts"]] == ["supported", "supported", "contradicted"]
 
 
 def test_a_lost_seed_is_named_and_the_others_decide() -> None:

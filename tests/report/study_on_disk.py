@@ -119,7 +119,7 @@ def _stage_logs(world: World, root: Path, steps: int) -> None:
 
 def build(root: Path, seeds: tuple[int, ...] = (0, 1, 2), steps: int = 900, response: str = HOSTILE) -> World:
     """The study with its ledger, ready for the stage ``report``."""
-    world = complete(seeds)
+    world = complete(seeds, sweeps=False)
     for key, artifact in list(world.inputs.items()):
         if artifact.kind == "evaluation":
             entry = next(e for e in world.entries if e["key"] == key)

@@ -188,6 +188,37 @@ class Table:
             f"no {what}",
         )
 
+    def frontier(self, arm: str, reader: Reader, without: str) -> Series:
+        """A figure of the solvability frontier of an RL run, read by ``reader``; ``without`` says what it may lack."""
+        if arm not in self.arms:
+            return self._no_arm(arm)
+        checkpoint = self.arms[arm]
+        what = f"frontier of {checkpoint} ({arm})"
+        return self._read("frontier", lambda e: e.get("checkpoint") == checkpoint, reader, what, without)
+
+    def long_score(self, arm: str, length: int) -> Series:
+        """Score in percent at a length in tokens, from the first evaluation of the study that scores by length."""
+        if arm not in self.arms:
+            return self._no_arm(arm)
+        # A step that ended tells no metrics, so an evaluation is told by any of its checkpoints.
+        scored = (
+            str(entry["name"])
+            for entry in self._matching("evaluation", lambda _: True)
+            if entry["key"] in self.inputs and self.inputs[entry["key"]].metrics.get("lengths")
+        )
+        name, checkpoint = next(scored, None), self.arms[arm]
+        if name is None:
+            return absent("the study has no evaluation that scores by length ('suite: ruler')")
+
+        def test(entry: Entry) -> bool:
+            return entry.get("checkpoint") == checkpoint and entry["name"] == name
+
+        def read(metrics: Mapping[str, Any]) -> object:
+            return metrics.get("lengths", {}).get(str(length))
+
+        what = f"evaluation {name!r} of {checkpoint} ({arm})"
+        return self._read("evaluation", test, read, what, f"no score at {length:,} tokens")
+
     def path_points(self, base: str, mid: str, run: str) -> tuple[float, ...]:
         """Places of the points on the path base (0), mid (1), RL (2) that a landscape of these arms has, sorted."""
         found: set[float] = set()

@@ -22,9 +22,6 @@ SCHEMA = 1
 
 def _decide(claim: Claim, table: Table) -> tuple[Decision, list[str]]:
     """The decision, and what is missing for one."""
-    if claim.decide is None:
-        absent = [f"the study has no arm {arm}" for arm in claim.arms if arm not in table.arms]
-        return Decision(verdict="not_tested"), [*absent, *claim.reads]
     decision = claim.decide(table)
     missing = dict.fromkeys(reason for part in decision.parts if part.decides for reason in part.series.missing)
     return decision, list(missing)

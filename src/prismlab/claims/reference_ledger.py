@@ -87,7 +87,7 @@ OPEN: dict[str, tuple[str, Callable[[dict[str, None]], Decision]]] = {
     "C17": ("Granite-4 Micro 3B", _c17),
     "C18": ("Granite-4 Micro 3B", _c18),
 }
-"""Claims that no step of this version serves, whose rules the tables can be held to all the same."""
+"""Claims whose figures stand in tables of one model each, by benchmark rather than by arm."""
 
 
 def side(part: Part) -> str:
@@ -139,7 +139,7 @@ def _alone(claim: Claim, model: str) -> dict[str, Any] | None:
         decision = decide(log) if model == owner else None
     else:
         table = table_of([model])
-        decision, log = (claim.decide(table) if claim.decide else None), table.log
+        decision, log = claim.decide(table), table.log
     if decision is None or not any(part.series.values for part in decision.parts):
         return None
     parts = _parts(decision)
@@ -148,7 +148,7 @@ def _alone(claim: Claim, model: str) -> dict[str, Any] | None:
 
 def _over_models(claim: Claim, models: Sequence[str]) -> dict[str, Any] | None:
     """A claim over models as if each were a seed; None with fewer than two."""
-    if claim.decide is None or len(models) < 2:
+    if len(models) < 2:
         return None
     decision = claim.decide(table_of(models))
     return {"models": list(models), "verdict": decision.verdict, "parts": _parts(decision)}

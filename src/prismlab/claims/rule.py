@@ -47,8 +47,8 @@ class Claim:
     """Arms that the rule reads."""
     reads: tuple[str, ...]
     """Evaluations and analyses of them that the rule reads."""
-    decide: Callable[[Table], Decision] | None
-    """The rule as code; None where no step of this version makes what the rule reads."""
+    decide: Callable[[Table], Decision]
+    """The rule as code."""
 
 
 def all_of(parts: Sequence[Part], notes: Sequence[str] = ()) -> Decision:

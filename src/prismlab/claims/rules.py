@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from prismlab.claims.arms import Table
 from prismlab.claims.decide import Part, above, below, shown
-from prismlab.claims.open_rules import OPEN_CLAIMS
+from prismlab.claims.frontier_rules import FRONTIER_CLAIMS
 from prismlab.claims.path_rules import PATH_CLAIMS
 from prismlab.claims.rule import BASE, MC, MCS, Claim, Decision, all_of, rl
+from prismlab.claims.schedule_rules import SCHEDULE_CLAIMS
 from prismlab.claims.series import Series, absent, mean_of
 from prismlab.claims.weight_rules import WEIGHT_CLAIMS
 
@@ -211,7 +212,7 @@ BEHAVIOUR_CLAIMS: tuple[Claim, ...] = (
 
 CLAIMS: tuple[Claim, ...] = tuple(
     sorted(
-        (*SCORE_CLAIMS, *WEIGHT_CLAIMS, *PATH_CLAIMS, *BEHAVIOUR_CLAIMS, *OPEN_CLAIMS),
+        (*SCORE_CLAIMS, *WEIGHT_CLAIMS, *PATH_CLAIMS, *BEHAVIOUR_CLAIMS, *FRONTIER_CLAIMS, *SCHEDULE_CLAIMS),
         key=lambda claim: int(claim.id[1:]),
     )
 )

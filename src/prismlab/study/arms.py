@@ -6,10 +6,10 @@ An arm is a checkpoint in its role: ``base``, ``mid[MCS]``, ``mid[MC]>rl[MCS]``,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prismlab.study.check import starts_of
-from prismlab.study.checkpoints import RLSpec, TrainSpec
+from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.study import Study
 
 LETTERS = {"math": "M", "code": "C", "science": "S"}
@@ -72,6 +72,18 @@ def _candidates(study: Study) -> Iterator[tuple[str, str]]:
             continue
         if letters:
             yield f"{role[spec.start]}>{stage}[{letters}]", name
+    yield from _repaired(study, role)
+
+
+def _repaired(study: Study, role: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Long-context training of a merge with a mid-trained checkpoint: ``mid[MC]>merge>extend``."""
+    for name, spec in study.checkpoints.items():
+        if not isinstance(spec, TrainSpec) or spec.stage != "extend":
+            continue
+        start = study.checkpoints.get(spec.start)
+        parts = start.weights if isinstance(start, MergeSpec) else {}
+        for arm in (role[part] for part in parts if role.get(part, "").startswith("mid[")):
+            yield f"{arm}>merge>extend", name
 
 
 def infer_arms(study: Study) -> dict[str, str]:

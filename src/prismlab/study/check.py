@@ -12,8 +12,13 @@ from prismlab.study.explain import problem
 from prismlab.study.spec import MixtureSpec, PromptSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
 
-_ARM = re.compile(r"(base|mid\[(?=[MCS])M?C?S?\])(>(rl|finetune)\[(?=[MCS])M?C?S?\])*$")
-_ARM_RULE = "'base', 'mid[MC]', 'mid[MC]>rl[MCS]' and the like: letters of M, C, S in this order"
+_LETTERS = r"\[(?=[MCS])M?C?S?\]"
+_ARM = re.compile(
+    rf"(base|((phase3|phase4|extend)>)?mid{_LETTERS}(@[1-9]\d*[kB])?)(>((rl|finetune){_LETTERS}|merge|extend))*$"
+)
+_ARM_RULE = (
+    "'base', 'mid[MC]', 'mid[MC]>rl[MCS]', 'mid[MCS]@16k', 'extend>mid[MCS]' and the like: letters of M, C, S in order"
+)
 
 
 def starts_of(spec: CheckpointSpec) -> list[str]:

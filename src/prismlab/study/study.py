@@ -154,6 +154,9 @@ class ClaimsSpec(Spec):
     """Arm to checkpoint, where what ``prism check`` infers from the graph is not what you mean."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Level of the intervals over seeds, which decide; intervals within a seed (over items) are 95%."""
+    long_context: Annotated[int, Field(ge=8, le=LARGEST)] | None = None
+    """Tokens at which C16 compares: the longest length that the base was trained for; null for the longest ``seq_len``
+    by which this study trained it."""
     general_margin: Annotated[float, Field(gt=0.0)] = 0.05
     """Loss of general ability that counts as retained, in bits per byte (C2)."""
 
