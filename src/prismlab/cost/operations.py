@@ -125,24 +125,34 @@ def token_operations(shape: Shape, context: float) -> float:
 
 
 CHECKPOINTING = ("none", "selective", "full")
-"""What of the layers' activations is kept for the backward pass: all, the products with weights, or each layer's input.
-"""
+"""What of the layers' activations is kept for the backward pass: all; attention and the products that are no wider than
+the model; each layer's input."""
 
 
-def _last_product(part: Part, hidden: int) -> int:
-    """Elements of the matrix that writes a part's output."""
+def _outputs(part: Part, hidden: int) -> list[tuple[int, int]]:
+    """Width of a part's products with weights, what they read and what they give; the last one writes its output."""
     if isinstance(part, Attention):
-        return part.queries * hidden
-    return part.inner * hidden
+        return [(hidden, part.queries), (hidden, part.keys), (hidden, part.keys), (part.queries, hidden)]
+    if isinstance(part, Mamba):
+        return [(hidden, part.projected), (part.inner, hidden)]
+    return [*[(hidden, part.inner)] * (2 if part.gated else 1), (part.inner, hidden)]
+
+
+def narrow_products(part: Part, hidden: int) -> int:
+    """Numbers a token that a part's products with weights give, of those no wider than the model."""
+    return sum(out for _, out in _outputs(part, hidden) if out <= hidden)
 
 
 def _layers_again(shape: Shape, seq_len: int, forward: Operations, checkpointing: str) -> float:
-    """What of the layers is computed again; ``full`` spares each layer's last product, which nothing behind needs."""
+    """What of the layers is computed again; what writes a layer's output is not, since nothing behind needs it."""
     if checkpointing == "none":
         return 0.0
+    products = [_outputs(part, shape.hidden) for part in shape.parts]
     if checkpointing == "selective":
-        return forward.attention + forward.scan
-    spared = sum(_last_product(layer[-1], shape.hidden) for layer in shape.layers)
+        spared = sum(into * out for part in products for into, out in part if out <= shape.hidden)
+        return forward.linear + forward.scan - 2.0 * spared * seq_len
+    last = [_outputs(layer[-1], shape.hidden)[-1] for layer in shape.layers]
+    spared = sum(into * out for into, out in last)
     return forward.linear + forward.attention + forward.scan - 2.0 * spared * seq_len
 
 

@@ -115,6 +115,8 @@ class Shape:
     """Parts by layer, as the family counts layers."""
     context: int
     """Longest sequence the model was made for."""
+    fused: bool = False
+    """Whether the MLP's gate and up projections are one matrix."""
 
     @property
     def parts(self) -> list[Part]:
@@ -274,4 +276,5 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         tied=bool(config.get("tie_word_embeddings", False)),
         layers=_FAMILIES[kind](config, hidden),
         context=_whole(config, "max_position_embeddings", default=2048),
+        fused=kind == "granitemoehybrid",
     )
