@@ -21,8 +21,8 @@ from prismlab.errors import DataError, StageError
 from prismlab.model.generate import Completion
 from prismlab.rl import train as module
 from prismlab.rl.rewards import Reward
-from prismlab.rl.train import no_signal, rollout_metrics, run, summary
-from prismlab.rl.trainer import Prompt, Rollout
+from prismlab.rl.rollouts import Prompt, Rollout, no_signal, rollout_metrics, rows_of, summary
+from prismlab.rl.train import run
 from prismlab.run.step import Artifact, Result, Silent
 
 
@@ -219,8 +219,8 @@ def rewards(*values: float | None) -> list[Reward]:
 
 
 def test_groups_without_signal() -> None:
-    assert no_signal(rewards(1.0, 0.0, 0.5, 0.5), 2) == 0.5
-    assert no_signal(rewards(None, 0.0, None, None, 1.0, 0.9), 2) == pytest.approx(2 / 3)
+    assert no_signal([1.0, 0.0, 0.5, 0.5], 2) == 0.5
+    assert no_signal([None, 0.0, None, None, 1.0, 0.9], 2) == pytest.approx(2 / 3)
 
 
 def test_a_step_without_any_verdict_is_missing_not_zero(make_item: Callable[..., Item]) -> None:
@@ -229,7 +229,7 @@ def test_a_step_without_any_verdict_is_missing_not_zero(make_item: Callable[...,
     rollout = Rollout(
         step=1, group=2, prompts=[prompt] * 2, completions=[completion] * 2, rewards=rewards(None, None), seconds=0.5
     )
-    row = rollout_metrics(rollout)
+    row = rollout_metrics(rows_of(rollout), rollout.group, rollout.seconds)
     assert row["reward"] is None
     assert row["pass"] == {}
     assert row["unscored"] == 2

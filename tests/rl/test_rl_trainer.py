@@ -17,18 +17,12 @@ from prismlab.data.items import Item
 from prismlab.errors import StageError
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.model.generate import Completion, SamplingSettings, TransformersSampler
+from prismlab.rl import settings
 from prismlab.rl import trainer as module
 from prismlab.rl.rewards import Reward
-from prismlab.rl.trainer import (
-    Prompt,
-    Rollout,
-    Trainer,
-    grpo_config,
-    prompt_order,
-    quiet_libraries,
-    rows_a_pass,
-    truncated_ratio,
-)
+from prismlab.rl.rollouts import Prompt, Rollout
+from prismlab.rl.settings import grpo_config, rows_a_pass
+from prismlab.rl.trainer import Trainer, prompt_order, quiet_libraries, truncated_ratio
 
 RESPONSES = [[9, 0], [4, 4, 4], [7], [30, 31, 32, 33], [5], [6, 0], [8, 8], [1, 2, 3]]
 """Responses of 2 prompts x 4 samples."""
@@ -191,7 +185,7 @@ def test_loss_and_gradient_by_hand(setup: Callable[..., Setup], cap: float | Non
 
 def test_accumulated_passes_make_the_same_step(setup: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = setup(REWARDS, steps=1).train()
-    monkeypatch.setattr(module, "TOKENS_A_FORWARD", 12)  # two rows of six tokens a pass
+    monkeypatch.setattr(settings, "TOKENS_A_FORWARD", 12)  # two rows of six tokens a pass
     parts = setup(REWARDS, steps=1)
     assert parts.trainer.args.gradient_accumulation_steps == 4
     parts.train()
@@ -276,15 +270,15 @@ def test_sampler_gets_each_prompt_once_and_a_seed_of_the_step(setup: Callable[..
     again = setup(REWARDS, steps=3)
     torch.rand(7)  # what the process drew elsewhere must not matter
     again.train()
-    for prompts, n, settings, _ in first.sampler.calls:
+    for prompts, n, asked, _ in first.sampler.calls:
         assert sorted(prompts) == sorted([list(p.ids) for p in first.prompts])
         assert n == 4
-        assert settings == SamplingSettings(max_new_tokens=6, temperature=1.0, top_p=1.0)
-    seeds = [call[3] for call in first.sampler.calls]
-    assert len(set(seeds)) == 3
-    assert [call[3] for call in again.sampler.calls] == seeds
+        assert asked == SamplingSettings(max_new_tokens=6, temperature=1.0, top_p=1.0)
+    seeds = [seed for call in first.sampler.calls for seed in call[3]]
+    assert len(set(seeds)) == 3 * 2
+    assert [seed for call in again.sampler.calls for seed in call[3]] == seeds
     assert [call[0] for call in again.sampler.calls] == [call[0] for call in first.sampler.calls]
-    assert set(seeds).isdisjoint(call[3] for call in second.sampler.calls)
+    assert set(seeds).isdisjoint(seed for call in second.sampler.calls for seed in call[3])
     order = [list(p.ids) for p in first.rollouts[0].prompts]
     assert order == [order[0]] * 4 + [order[4]] * 4
     assert [rollout.step for rollout in first.rollouts] == [1, 2, 3]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 TOKENS_A_CHUNK = {"cpu": 2_048}
 """Tokens, padding included, that go through the model together: on a CPU few enough for its cache (on one core with a
@@ -74,7 +75,9 @@ def _token_logps(
     model: torch.nn.Module, ids: torch.Tensor, inside: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability and entropy [inside.sum()] of the tokens of ``ids`` [rows, tokens] where ``inside`` is true."""
-    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    # A model that averages gradients with other processes is wrapped, and only its forward pass is passed on.
+    inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    head: Any = inner.get_output_embeddings()
     if head.weight.shape[0] > DENSE_VOCABULARY:
         labels = ids.masked_fill(~inside, -100)
         output = model(input_ids=ids, labels=labels, fused_lm_head=True)

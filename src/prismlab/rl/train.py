@@ -1,61 +1,43 @@
-"""Stage ``rl``: GRPO from a checkpoint on selected prompts, with every response kept as a row."""
+"""Stage ``rl``: GRPO from a checkpoint on selected prompts, with every response kept as a row.
+
+A stopped run goes on where it was: what was sampled is used, what was judged is not judged again, and weights,
+optimizer, reference and random numbers come from the last save (``rl.resume``, ``rl.rollouts``).
+"""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
+import hashlib
 import json
 import math
+import os
+import shutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from prismlab.arith.trace import FILE
 from prismlab.data.items import Item
 from prismlab.data.templates import get_template
 from prismlab.errors import DataError, StageError
+from prismlab.model import lora
 from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_master
-from prismlab.model.generate import TransformersSampler, prompt_ids
-from prismlab.rl.rewards import Penalties, Reward, reward_of
-from prismlab.rl.trainer import Prompt, Rollout, Trainer, quiet_libraries
+from prismlab.model.generate import Sampler, TransformersSampler, prompt_ids
+from prismlab.rl.resume import RunSaves, kept_files, rows_so_far, scheduler_state, trainer_state
+from prismlab.rl.rewards import Penalties, reward_of
+from prismlab.rl.rollouts import Prompt, Rollout, RolloutFiles, rollout_metrics, rows_of, summary
+from prismlab.rl.trainer import Trainer, quiet_libraries
 from prismlab.run.step import Artifact, Progress, Result
 from prismlab.train.logs import MetricsLog
-from prismlab.train.snapshots import Snapshots
-
-ROLLOUT_SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("item_id", pa.string()),
-        ("task", pa.string()),
-        ("domain", pa.string()),
-        ("sample", pa.int32()),
-        ("reward", pa.float64()),
-        ("form_ok", pa.bool_()),
-        ("score", pa.float64()),
-        ("verdict", pa.string()),
-        ("reason", pa.string()),
-        ("no_stop", pa.float64()),
-        ("repetition", pa.float64()),
-        ("length", pa.int32()),
-        ("finished", pa.bool_()),
-        ("correct_before", pa.int32()),
-        ("samples_before", pa.int32()),
-        ("response", pa.string()),
-    ]
-)
-"""One row a response. ``no_stop`` and ``repetition`` are what was taken from the reward; ``correct_before`` of
-``samples_before`` is how the prompt was scored when it was selected; reward and score are null without a verdict."""
-
-ROWS_A_GROUP = 8192
-"""Rows that are gathered before a row group is written."""
+from prismlab.train.saves import Save
+from prismlab.train.snapshots import LAST, Snapshots
 
 
 def read_prompts(file: Path, tokenizer: Any, template: str) -> list[Prompt]:
@@ -77,103 +59,74 @@ def read_prompts(file: Path, tokenizer: Any, template: str) -> list[Prompt]:
     return prompts
 
 
-class Rollouts:
-    """Writes ``rollouts.parquet``; rows are gathered, so that a small run has one row group."""
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among those that ``torchrun`` started; alone without it."""
 
-    def __init__(self, file: Path) -> None:
-        self._writer = pq.ParquetWriter(file, ROLLOUT_SCHEMA, compression="zstd")
-        self._rows: list[dict[str, Any]] = []
+    rank: int
+    size: int
 
-    def add(self, rollout: Rollout) -> None:
-        """One row a response of this step."""
-        judged = zip(rollout.prompts, rollout.completions, rollout.rewards, strict=True)
-        for at, (prompt, completion, reward) in enumerate(judged):
-            self._rows.append(
-                {
-                    "step": rollout.step,
-                    "item_id": prompt.item.id,
-                    "task": prompt.item.task,
-                    "domain": prompt.item.domain,
-                    "sample": at % rollout.group,
-                    **dataclasses.asdict(reward),
-                    "length": len(completion.token_ids),
-                    "finished": completion.finished,
-                    "correct_before": prompt.correct,
-                    "samples_before": prompt.samples,
-                    "response": completion.text,
-                }
-            )
-        if len(self._rows) >= ROWS_A_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=ROLLOUT_SCHEMA))
-            self._rows = []
-
-    def close(self) -> None:
-        """Write what is gathered and end the file."""
-        self._flush()
-        self._writer.close()
-
-
-def no_signal(rewards: Sequence[Reward], group: int) -> float:
-    """Share of groups whose rewards are all equal and so teach nothing; a response without a verdict has none."""
-    groups = [rewards[at : at + group] for at in range(0, len(rewards), group)]
-    spread = [{one.reward for one in members if one.reward is not None} for members in groups]
-    return sum(len(values) < 2 for values in spread) / len(spread)
-
-
-def rollout_metrics(rollout: Rollout) -> dict[str, Any]:
-    """The part of a metrics row that the responses tell; null where no response has a verdict.
-
-    ``reward_std`` is the population standard deviation over the step's responses, ``length`` the mean in tokens, and
-    ``truncation`` the share of responses without a stop token.
-    """
-    rewards = [one.reward for one in rollout.rewards if one.reward is not None]
-    scores: defaultdict[str, list[float]] = defaultdict(list)
-    for prompt, one in zip(rollout.prompts, rollout.rewards, strict=True):
-        if one.score is not None:
-            scores[prompt.item.domain].append(one.score)
-    return {
-        "step": rollout.step,
-        "reward": fmean(rewards) if rewards else None,
-        "reward_std": pstdev(rewards) if rewards else None,
-        "pass": {domain: fmean(values) for domain, values in sorted(scores.items())},
-        "format_ok": fmean(one.form_ok for one in rollout.rewards),
-        "length": fmean(len(completion.token_ids) for completion in rollout.completions),
-        "truncation": fmean(not completion.finished for completion in rollout.completions),
-        "no_signal": no_signal(rollout.rewards, rollout.group),
-        "unscored": sum(one.reward is None for one in rollout.rewards),
-        "seconds_sampling": rollout.seconds,
-    }
+    @classmethod
+    def here(cls) -> Processes:
+        """From the environment."""
+        return cls(rank=int(os.environ.get("RANK", "0")), size=int(os.environ.get("WORLD_SIZE", "1")))
 
 
 class Recorder(TrainerCallback):
-    """Joins what the responses tell with what the library logs, step by step, and saves snapshots.
+    """Joins what the responses tell with what the library logs, step by step, and saves snapshots and the run itself.
 
     Args:
-        snapshots: of the model in training.
-        rollouts: gets every response.
-        log: gets every metrics row.
+        snapshots: of the model in training; None in every process but the first.
+        log: gets every metrics row; None in every process but the first.
+        saves: of the run; None where it cannot be saved.
         progress: shown reward and length.
+        processes: of the run.
+        before: metrics rows of the steps that were taken before this process began.
     """
 
-    def __init__(self, snapshots: Snapshots, rollouts: Rollouts, log: MetricsLog, progress: Progress) -> None:
+    def __init__(
+        self,
+        snapshots: Snapshots | None,
+        log: MetricsLog | None,
+        saves: RunSaves | None,
+        progress: Progress,
+        processes: Processes,
+        before: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.tokens = 0
-        self._snapshots, self._rollouts, self._log, self._progress = snapshots, rollouts, log, progress
+        self.trainer: Trainer | None = None
+        self.files: RolloutFiles | None = None
+        self._snapshots, self._log, self._saves, self._progress = snapshots, log, saves, progress
+        self._processes = processes
         self._row: dict[str, Any] = {}
         self._began = time.perf_counter()
+        for row in before:
+            self._keep(row)
 
     def on_rollout(self, rollout: Rollout) -> None:
-        """Keep the responses of the step that is about to be taken."""
-        self._row = rollout_metrics(rollout)
-        self._rollouts.add(rollout)
-        self.tokens += sum(len(completion.token_ids) for completion in rollout.completions)
+        """Keep what the responses of the step that is about to be taken tell."""
+        rows = rows_of(rollout)
+        if self._processes.size > 1:
+            rows = gather_object([{**row, "response": ""} for row in rows])
+        self._row = rollout_metrics(rows, rollout.group, rollout.seconds)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._snapshots.after(state.global_step)
+        if self._snapshots is not None:
+            self._snapshots.after(state.global_step)
+        if self._saves is not None and state.global_step < state.max_steps and self._saves.due(state.global_step):
+            control.should_save = True  # Once this step is logged.
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        trainer = self.trainer
+        if self._saves is None or trainer is None:
+            return
+        told = {"rows": self.rows, "trainer": trainer_state(state), "scheduler": scheduler_state(trainer.lr_scheduler)}
+        model: Any = trainer.model
+        reference: Any = trainer.ref_model
+        files = {} if self._snapshots is None else self._snapshots.kept()
+        done = self._saves.write(state.global_step, model, trainer.plain_optimizer, reference, told, files)
+        if done is not None and self.files is not None:
+            self.files.forget(done)
 
     def on_log(
         self,
@@ -199,40 +152,22 @@ class Recorder(TrainerCallback):
             **self._row,
             "entropy": logs["entropy"],
             "kl": logs.get("kl"),
+            "ratio": logs.get("ratio"),
+            "ratio_capped": logs.get("ratio_capped"),
             "loss": logs["loss"],
             "lr": logs["learning_rate"],
             "grad_norm": logs["grad_norm"],
             "seconds": now - self._began,
         }
         self._began = now
+        self._keep(row)
+
+    def _keep(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        self._log.log(row)
+        if self._log is not None:
+            self._log.log(row)
         reward = row["reward"]
         self._progress.advance(1, reward="no verdict" if reward is None else reward, length=row["length"])
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Metrics of a run: ``reward_first`` and ``reward_last`` are means over the first and last tenth of its steps.
-
-    ``signal_share`` is the share of groups whose rewards differ, ``unscored`` the responses without a verdict, which
-    no mean counts.
-    """
-    tenth = max(1, len(rows) // 10)
-
-    def mean(some: Sequence[Mapping[str, Any]]) -> float | None:
-        rewards = [row["reward"] for row in some if row["reward"] is not None]
-        return fmean(rewards) if rewards else None
-
-    return {
-        "reward_first": mean(rows[:tenth]),
-        "reward_last": mean(rows[-tenth:]),
-        "reward_mean": mean(rows),
-        "steps": len(rows),
-        "signal_share": 1.0 - fmean(row["no_signal"] for row in rows),
-        "unscored": sum(row["unscored"] for row in rows),
-        "seconds_sampling": sum(row["seconds_sampling"] for row in rows),
-        "seconds_update": sum(row["seconds"] - row["seconds_sampling"] for row in rows),
-    }
 
 
 def _notes(metrics: Mapping[str, Any], prompts: int, per_step: int, progress: Progress) -> None:
@@ -244,64 +179,155 @@ def _notes(metrics: Mapping[str, Any], prompts: int, per_step: int, progress: Pr
         progress.note(f"{metrics['unscored']} responses had no verdict and were left out")
 
 
-def train(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt], spec: Mapping[str, Any], seed: int, recorder: Recorder
-) -> None:
-    """Train ``model`` in place, all steps of ``spec`` (JSON of ``RLSpec``), from ``seed`` alone."""
-    penalties = Penalties.of(spec)
-    with tempfile.TemporaryDirectory(prefix="prism-rl-") as scratch:
-        trainer = Trainer(
-            model=model,
-            tokenizer=tokenizer,
-            prompts=prompts,
-            spec=spec,
-            seed=seed,
-            sampler=TransformersSampler(model, tokenizer),
-            reward=lambda item, completion: reward_of(item, completion, penalties),
-            on_rollout=recorder.on_rollout,
-            scratch=Path(scratch),
-        )
-        trainer.add_callback(recorder)
-        trainer.train()
+def _identity(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
+    """What makes two runs the same, so that no save of another one is taken up."""
+    rest = {key: value for key, value in config.items() if key not in ("files", "scratch")}
+    whole = [rest, {key: one.fingerprint for key, one in inputs.items()}]
+    return hashlib.blake2b(json.dumps(whole, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """A file or a folder's files also under ``target``; a run's scratch folder stays until the step is complete."""
+    for file in [source, *sorted(source.rglob("*"))]:
+        place = target / file.relative_to(source)
+        if file.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:
+                shutil.copyfile(file, place)
 
 
 def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """Train ``inputs['start']`` with GRPO on ``inputs['prompts']``; see docs/architecture.md for config and outputs.
 
     A run without any reward is a result, not an error. On the CPU the same config and inputs give bitwise the same
-    weights and responses.
+    weights and responses, however often the run was stopped.
 
     Raises:
         StageError: loss or gradient is not finite, or the sampler tells no log-probabilities.
         CheckpointError: the start cannot be loaded.
         DataError: there is no prompt.
     """
-    with quiet_libraries():
-        return _run(config, inputs, out, progress)
+    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="prism-rl-") as aside:
+        scratch = Path(config["scratch"]) if "scratch" in config else Path(aside) / "scratch"
+        return _Run(config, inputs, out, scratch, Path(aside), progress).carry_out()
 
 
-def _run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
-    spec, folder = config["spec"], inputs["start"].model
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    model, tokenizer = load_model(folder, "float32", device), load_tokenizer(folder)
-    own_configs = copy.deepcopy((model.config, model.generation_config))
-    prompts = read_prompts(inputs["prompts"].path / "prompts.jsonl", tokenizer, config["template"])
-    rollouts = Rollouts(out / "rollouts.parquet")
-    log = MetricsLog(out, tensorboard=spec["tensorboard"], wandb=spec["wandb"], name=config.get("name", "rl"))
-    snapshots = Snapshots(model, folder, config, out)
-    recorder = Recorder(snapshots, rollouts, log, progress)
-    progress.start(int(spec["steps"]), "step")
-    try:
-        train(model, tokenizer, prompts, spec, config["seed"], recorder)
-    finally:
-        rollouts.close()
-        log.close()
-    # The library writes its padding token into both; the next stage shall find the start's own.
-    model.config, model.generation_config = own_configs
-    snapshots.close()
-    save_checkpoint(model, tokenizer, out / "model")
-    if spec["keep_master"]:
-        save_master(model, out / "master")
-    metrics = summary(recorder.rows)
-    _notes(metrics, len(prompts), int(spec["prompts_per_step"]), progress)
-    return Result(metrics=metrics, tokens=recorder.tokens)
+class _Run:
+    """One run of the stage in one process."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Artifact],
+        out: Path,
+        scratch: Path,
+        aside: Path,
+        progress: Progress,
+    ) -> None:
+        # What lies in the folder of another configuration or start is not taken up.
+        self.identity = _identity(config, inputs)
+        self.scratch = scratch / self.identity[:16]
+        self.config, self.out, self.aside = config, out, aside
+        self.spec, self.start, self.progress = config["spec"], inputs["start"].model, progress
+        self.processes = Processes.here()
+        self.chief = self.processes.rank == 0
+        cuda = torch.cuda.is_available()
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        self.model, self.tokenizer = load_model(self.start, "float32", device), load_tokenizer(self.start)
+        self.own_configs = copy.deepcopy((self.model.config, self.model.generation_config))
+        self.prompts = read_prompts(inputs["prompts"].path / "prompts.jsonl", self.tokenizer, config["template"])
+        self.files = RolloutFiles(self.scratch / "rollouts", self.processes.rank)
+
+    def carry_out(self) -> Result:
+        """Train, write everything, and tell what became of it."""
+        saves, save = self._saves()
+        snapshots = Snapshots(self.model, self.start, self.config, self.scratch) if self.chief else None
+        if snapshots is not None and save is not None:
+            snapshots.go_on(save.step, kept_files(save, (LAST, FILE)))
+        board = {"tensorboard": self.spec["tensorboard"], "wandb": self.spec["wandb"]}
+        log = MetricsLog(self.out, **board, name=self.config.get("name", "rl")) if self.chief else None
+        self.progress.start(int(self.spec["steps"]), "step")
+        recorder = Recorder(snapshots, log, saves, self.progress, self.processes, rows_so_far(save))
+        try:
+            policy = self._train(recorder, save)
+            if saves is not None:
+                saves.close()
+        except BaseException:
+            if saves is not None:
+                saves.abandon()
+            if self.chief:
+                self.files.salvage(self.out / "rollouts.parquet")
+            raise
+        finally:
+            if log is not None:
+                log.close()
+        if self.processes.size > 1:
+            torch.distributed.barrier()
+        tokens = self._write(policy, snapshots) if self.chief else 0
+        metrics = summary(recorder.rows)
+        _notes(metrics, len(self.prompts), int(self.spec["prompts_per_step"]), self.progress)
+        return Result(metrics=metrics, tokens=tokens)
+
+    def _saves(self) -> tuple[RunSaves | None, Save | None]:
+        """The run's saves and the one to go on from."""
+        if self.spec["sharding"] != "none":
+            self.progress.note("a run with 'sharding' keeps no saves: stopped, it begins again")
+            return None, None
+        rank, size = self.processes.rank, self.processes.size
+        every = self.spec["save_every"]
+        saves = RunSaves(self.scratch / "saves", self.identity, every, rank, size, self.progress.note)
+        save = saves.latest()
+        if save is not None and save.step:
+            self.progress.note(f"going on from step {save.step}")
+        return saves, save
+
+    def _train(self, recorder: Recorder, save: Save | None) -> Any:
+        """All steps that are left; returns the policy."""
+        penalties = Penalties.of(self.spec)
+        if self.spec["lora"] is not None:
+            lora.add(self.model, self.spec["lora"])
+        sampler, fresh, server = self._sampler()
+        trainer = Trainer(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            prompts=self.prompts,
+            spec=self.spec,
+            seed=self.config["seed"],
+            sampler=sampler,
+            reward=lambda item, completion: reward_of(item, completion, penalties),
+            on_rollout=recorder.on_rollout,
+            scratch=self.aside,
+            files=self.files,
+            fresh=fresh,
+            server=server,
+        )
+        trainer.add_callback(recorder)
+        recorder.trainer, recorder.files = trainer, self.files
+        if save is None:
+            trainer.train()
+        else:
+            trainer.go_on(save, self.aside)
+        return trainer.model
+
+    def _sampler(self) -> tuple[Sampler | None, Callable[[], None], str | None]:
+        """Who samples, what gives it new weights, and where it is reached, as the spec says."""
+        if self.spec["vllm"] is not None:
+            return None, lambda: None, self.config.get("files", {}).get("server", [None])[0]
+        return TransformersSampler(self.model, self.tokenizer), lambda: None, None
+
+    def _write(self, model: Any, snapshots: Snapshots | None) -> int:
+        """Everything of the artifact but its metrics; returns the tokens that were sampled."""
+        # The library writes its padding token into both; the next stage shall find the start's own.
+        model.config, model.generation_config = self.own_configs
+        if snapshots is not None:
+            snapshots.close()
+            for name in ("snapshots", FILE):
+                _link(self.scratch / name, self.out / name)
+        save_checkpoint(model, self.tokenizer, self.out / "model")
+        if self.spec["keep_master"]:
+            save_master(model, self.out / "master")
+        return self.files.collect(self.out / "rollouts.parquet", int(self.spec["steps"]), self.processes.size)

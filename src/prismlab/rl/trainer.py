@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import logging
-import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +32,10 @@ from prismlab.data.items import Item
 from prismlab.errors import MissingExtra, StageError
 from prismlab.model.generate import Completion, Sampler, SamplingSettings
 from prismlab.rl.logps import response_logps
+from prismlab.rl.resume import put_back, put_back_random, told_to_library
 from prismlab.rl.rewards import Reward
+from prismlab.rl.rollouts import Prompt, Rollout, RolloutFiles
+from prismlab.rl.settings import grpo_config
 from prismlab.seeds import derive_seed
 from prismlab.train.optim import adamw, schedule_factor
 
@@ -42,57 +43,17 @@ try:
     from datasets import Dataset
     from transformers import PrinterCallback
     from transformers.utils import logging as library_logging
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 except ImportError as error:
     raise MissingExtra("trl", "rl", "a stage 'rl'") from error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from prismlab.train.saves import Save
+
 LIBRARIES = ("trl", "transformers", "accelerate", "datasets")
 """Libraries whose chatter is kept from the user; what matters of it is raised or noted by us."""
-
-TOKENS_A_FORWARD = 65_536
-"""Response tokens that one backward pass may hold; more are split by gradient accumulation."""
-
-
-CHECKPOINTING = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in {field.name for field in dataclasses.fields(GRPOConfig)}
-)
-"""The library renamed this setting: recompute activations in the backward pass, on by default, here on GPUs only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A prompt of RL: its item, its token ids, and how it was scored when it was selected."""
-
-    item: Item
-    ids: tuple[int, ...]
-    correct: int
-    samples: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """The responses of one step.
-
-    Attributes:
-        step: the optimizer step that they are for, from 1.
-        group: responses a prompt; they stand side by side.
-        prompts: the prompt of each response.
-        completions: the responses.
-        rewards: the reward of each response.
-        seconds: wall time of the sampling.
-    """
-
-    step: int
-    group: int
-    prompts: Sequence[Prompt]
-    completions: Sequence[Completion]
-    rewards: Sequence[Reward]
-    seconds: float
 
 
 def prompt_order(prompts: int, wanted: int, seed: int) -> list[int]:
@@ -115,82 +76,6 @@ def truncated_ratio(trainer: torch.Tensor, sampler: torch.Tensor, mask: torch.Te
     """
     difference = (trainer.detach() - sampler) * mask
     return torch.exp(difference).clamp(max=cap)
-
-
-def rows_a_pass(total: int, max_new_tokens: int) -> int:
-    """Rows a backward pass: the largest divisor of ``total`` that keeps to ``TOKENS_A_FORWARD`` tokens, at least 1."""
-    fitting = max(1, TOKENS_A_FORWARD // max_new_tokens)
-    return max(rows for rows in range(1, total + 1) if total % rows == 0 and rows <= fitting)
-
-
-FIXED: dict[str, Any] = {
-    "loss_type": "dapo",
-    "scale_rewards": "group",
-    "num_iterations": 1,
-    # The penalty is the plain k3 estimate, without a ratio before it.
-    "use_bias_correction_kl": False,
-    "mask_truncated_completions": False,
-    "router_aux_loss_coef": 0.0,
-    # The sampler has no dropout, so the trainer has none either, or the ratio of the two would be noise.
-    "disable_dropout": True,
-    # The order of prompts is ours, see ``prompt_order``.
-    "shuffle_dataset": False,
-    # Read for the reference alone: it goes where the policy is, not spread over all devices.
-    "model_init_kwargs": {"device_map": None},
-    "fp16": False,
-    "dataloader_num_workers": 0,
-    "dataloader_pin_memory": False,
-    "remove_unused_columns": False,
-    "logging_steps": 1,
-    "logging_nan_inf_filter": False,
-    "log_completions": False,
-    "report_to": [],
-    "save_strategy": "no",
-    "disable_tqdm": True,
-}
-"""Settings of every run. What the library would default to something else is explicit."""
-
-
-def grpo_config(spec: Mapping[str, Any], seed: int, scratch: Path) -> GRPOConfig:
-    """trl's settings for an ``RLSpec`` in JSON, besides ``FIXED``.
-
-    Args:
-        spec: JSON of ``RLSpec``.
-        seed: seed of the step.
-        scratch: a folder for what the library insists on writing; nothing in it is kept.
-    """
-    total = int(spec["prompts_per_step"]) * int(spec["samples"])
-    rows = rows_a_pass(total, int(spec["max_new_tokens"]))
-    cuda = torch.cuda.is_available()
-    soft = spec["kl_beta"] > 0 and spec["reference_every"] > 0
-    clip = spec["optimizer"]["clip"]
-    settings = {
-        **FIXED,
-        "output_dir": str(scratch),
-        "seed": seed,
-        "max_steps": int(spec["steps"]),
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": total // rows,
-        "num_generations": int(spec["samples"]),
-        "max_completion_length": int(spec["max_new_tokens"]),
-        "temperature": float(spec["temperature"]),
-        "top_p": float(spec["top_p"]),
-        "epsilon": float(spec["epsilon_low"]),
-        "epsilon_high": float(spec["epsilon_high"]),
-        "beta": float(spec["kl_beta"]),
-        "sync_ref_model": soft,
-        "ref_model_mixup_alpha": float(spec["reference_mixup"]),
-        "ref_model_sync_steps": int(spec["reference_every"]) if soft else 1,
-        "learning_rate": float(spec["optimizer"]["lr"]),
-        "max_grad_norm": math.inf if clip is None else float(clip),
-        "bf16": spec["precision"] == "bf16",
-        "use_cpu": not cuda,
-        CHECKPOINTING: cuda,
-    }
-    config = GRPOConfig(**settings)
-    # One process trains on one device; several visible ones would make the library wrap the model in DataParallel.
-    config._n_gpu = min(1, config.n_gpu)
-    return config
 
 
 @contextlib.contextmanager
@@ -219,15 +104,18 @@ class Trainer(GRPOTrainer):
 
     Args:
         model: float32 weights on the device that they are trained on, read from the folder ``model.config`` names: the
-            reference is read from there, too.
+            reference is read from there, too. With adapters (peft) the reference is the model without them.
         tokenizer: the model's; it is not changed.
         prompts: what to train on.
         spec: JSON of ``RLSpec``.
         seed: seed of the step; prompts' order and rollouts derive from it.
-        sampler: samples from ``model``.
+        sampler: samples from ``model``; None for vLLM, which the library drives.
         reward: judges one response.
-        on_rollout: is told every step's responses and rewards.
+        on_rollout: is told every step's responses and rewards, of this process.
         scratch: a folder that may be deleted afterwards.
+        files: where responses are kept as soon as they are there, and looked for before anything is sampled.
+        fresh: called before anything is sampled, for a sampler elsewhere that needs the new weights.
+        server: address of the vLLM server, with ``vllm.mode: server``.
     """
 
     def __init__(
@@ -238,12 +126,16 @@ class Trainer(GRPOTrainer):
         prompts: Sequence[Prompt],
         spec: Mapping[str, Any],
         seed: int,
-        sampler: Sampler,
+        sampler: Sampler | None,
         reward: Callable[[Item, Completion], Reward],
         on_rollout: Callable[[Rollout], None],
         scratch: Path,
+        files: RolloutFiles | None = None,
+        fresh: Callable[[], None] = lambda: None,
+        server: str | None = None,
     ) -> None:
         self._prompts, self._sampler, self._reward, self._on_rollout = prompts, sampler, reward, on_rollout
+        self._files, self._fresh = files, fresh
         self._ratio_cap: float | None = spec["ratio_cap"]
         self._group = int(spec["samples"])
         self._settings = SamplingSettings(
@@ -251,16 +143,18 @@ class Trainer(GRPOTrainer):
             temperature=float(spec["temperature"]),
             top_p=float(spec["top_p"]),
         )
+        self._chosen: list[Prompt] = []
         self._completions: list[Completion] = []
         self._sampling_seconds = 0.0
         self._scored: tuple[torch.Tensor, torch.Tensor, None] | None = None
+        self._resumed: Save | None = None
         steps, optimizer_spec = int(spec["steps"]), spec["optimizer"]
         optimizer = adamw(model, optimizer_spec)
         order = prompt_order(len(prompts), steps * int(spec["prompts_per_step"]), derive_seed(seed, "prompt order"))
         super().__init__(
             model=model,
             reward_funcs=[self._judge],
-            args=grpo_config(spec, seed, scratch),
+            args=grpo_config(spec, seed, scratch, int(os.environ.get("WORLD_SIZE", "1")), server),
             # The library wants text and tokenizes it; what it carries here is the index of the prompt.
             train_dataset=Dataset.from_dict({"prompt": [str(index) for index in order]}),
             # The library gives its tokenizer a padding token, which must not reach the saved one.
@@ -269,45 +163,103 @@ class Trainer(GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)
 
+    def go_on(self, save: Save, scratch: Path) -> None:
+        """Train from where a save was taken."""
+        self._resumed = save
+        self.train(resume_from_checkpoint=str(told_to_library(save, scratch)))
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer without the library's wrapper."""
+        wrapped: Any = self.optimizer
+        return getattr(wrapped, "optimizer", wrapped)
+
+    def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+        """Everything is put back at once, in ``_load_optimizer_and_scheduler``."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        if self._resumed is not None:
+            model: Any = self.model
+            put_back(self._resumed, model, self.plain_optimizer, self.lr_scheduler, self.ref_model)
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        if self._resumed is not None:
+            put_back_random(self._resumed, self.args.process_index, self.accelerator.device)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves are ours, written when the library says that one is due."""
+
     def _send_telemetry(self) -> None:
         """Nothing is reported to anyone."""
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return [list(self._prompts[int(index)].ids) for index in prompts], None, {}
+        self._chosen = [self._prompts[int(index)] for index in prompts]
+        return [list(prompt.ids) for prompt in self._chosen], None, {}
 
     def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **_: Any
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **rest: Any
     ) -> tuple[list[list[int]], list[list[float] | None] | None]:
         """Sample ``num_generations`` responses to each run of equal prompts; ids and log-probabilities per response."""
-        began = time.perf_counter()
-        seed = derive_seed(self.args.seed, "rollout", self.state.global_step)
-        with self.accelerator.autocast():
-            try:
-                groups = self._sampler.sample(prompt_ids[::num_generations], num_generations, self._settings, seed)
-            except StageError as error:
-                raise StageError(f"RL step {self.state.global_step + 1}: {error}; lower 'optimizer.lr'?") from error
-        self._completions = [completion for group in groups for completion in group]
+        began, step = time.perf_counter(), self.state.global_step + 1
+        kept = None if self._files is None else self._files.sampled(step, self._chosen)
+        if kept is None and self._sampler is None:
+            ids, told = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **rest)
+            kept = self._completed(ids, told)
+        elif kept is None:
+            kept = self._sample(prompt_ids[::num_generations], num_generations, step)
+        if self._files is not None:
+            self._files.keep_sampled(step, self._chosen, kept)
+        self._completions = kept
         self._sampling_seconds = time.perf_counter() - began
-        logps = [completion.sampler_logprobs for completion in self._completions]
+        logps = [completion.sampler_logprobs for completion in kept]
         if self._ratio_cap is not None and any(values is None for values in logps):
             raise StageError("this sampler tells no log-probabilities: set 'ratio_cap: null' or take another sampler")
-        ids = [completion.token_ids for completion in self._completions]
-        return ids, None if self._ratio_cap is None else logps
+        return [completion.token_ids for completion in kept], None if self._ratio_cap is None else logps
+
+    def _sample(self, prompts: list[list[int]], n: int, step: int) -> list[Completion]:
+        """``n`` responses to each prompt, in a row, from the sampler."""
+        assert self._sampler is not None
+        # Named by the place in the whole step, so that each process draws what one process would.
+        first = self.args.process_index * len(prompts)
+        seeds = [derive_seed(self.args.seed, "rollout", step, first + at) for at in range(len(prompts))]
+        self._fresh()
+        with self.accelerator.autocast():
+            try:
+                groups = self._sampler.sample(prompts, n, self._settings, seeds)
+            except StageError as error:
+                raise StageError(f"RL step {step}: {error}; lower 'optimizer.lr'?") from error
+        return [completion for group in groups for completion in group]
+
+    def _completed(self, ids: list[list[int]], told: list[list[float]] | None) -> list[Completion]:
+        """What vLLM drew, as completions."""
+        finished = [bool(row) and row[-1] in self.eos_token_ids for row in ids]
+        spoken = [row[:-1] if end else row for row, end in zip(ids, finished, strict=True)]
+        tokenizer: Any = self.processing_class
+        texts = tokenizer.batch_decode(spoken, skip_special_tokens=False)
+        logps: Sequence[list[float] | None] = told if told is not None else [None] * len(ids)
+        return [
+            Completion(token_ids=list(row), text=text, logprobs=None, sampler_logprobs=own, finished=end)
+            for row, text, own, end in zip(ids, texts, logps, finished, strict=True)
+        ]
 
     def _judge(self, prompts: list[str], **_: Any) -> list[float | None]:
         """The one reward function: None, which leaves a response out of its group, where there is no verdict."""
-        chosen = [self._prompts[int(index)] for index in prompts]
-        rewards = [self._reward(p.item, c) for p, c in zip(chosen, self._completions, strict=True)]
-        self._on_rollout(
-            Rollout(
-                step=self.state.global_step + 1,
-                group=self._group,
-                prompts=chosen,
-                completions=self._completions,
-                rewards=rewards,
-                seconds=self._sampling_seconds,
-            )
+        step, chosen = self.state.global_step + 1, [self._prompts[int(index)] for index in prompts]
+        rewards = None if self._files is None else self._files.judged(step, self._completions)
+        kept = rewards is not None
+        if rewards is None:
+            rewards = [self._reward(p.item, c) for p, c in zip(chosen, self._completions, strict=True)]
+        rollout = Rollout(
+            step=step,
+            group=self._group,
+            prompts=chosen,
+            completions=self._completions,
+            rewards=rewards,
+            seconds=self._sampling_seconds,
         )
+        if self._files is not None and not kept:
+            self._files.keep_judged(rollout)
+        self._on_rollout(rollout)
         return [reward.reward for reward in rewards]
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -317,14 +269,26 @@ class Trainer(GRPOTrainer):
         keep = inputs["completion_ids"].shape[1]
         scored = self._get_per_token_logps_and_entropies(model, ids, mask, keep, compute_entropy=True)
         advantages = inputs["advantages"].unsqueeze(1)
-        if self._ratio_cap is not None:
-            sampled = inputs["sampling_per_token_logps"]
-            advantages = advantages * truncated_ratio(scored[0], sampled, inputs["completion_mask"], self._ratio_cap)
+        # With vLLM the library applies the ratio itself.
+        if self._ratio_cap is not None and self._sampler is not None:
+            inside = inputs["completion_mask"]
+            ratio = truncated_ratio(scored[0], inputs["sampling_per_token_logps"], inside, self._ratio_cap)
+            advantages = advantages * ratio
+            self._tell_ratio(ratio[inside.bool()], self._ratio_cap)
         self._scored = scored
         try:
             return super()._compute_loss(model, {**inputs, "advantages": advantages})
         finally:
             self._scored = None
+
+    def _tell_ratio(self, here: torch.Tensor, cap: float) -> None:
+        """Mean ratio of the response tokens and the share that the cap holds, for the metrics."""
+        sums = torch.stack([here.sum(), (here >= cap).sum(), here.new_tensor(float(len(here)))])
+        if self.accelerator.num_processes > 1:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        mean, capped = (sums[:2] / sums[2].clamp(min=1.0)).tolist()
+        self._metrics["train"]["ratio"].append(mean)
+        self._metrics["train"]["ratio_capped"].append(capped)
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -273,8 +273,8 @@ class RLSpec(Spec):
             raise ValueError(f"'sharding: {self.sharding}' needs 'vllm': a model in pieces is not sampled in process")
         if self.vllm is not None and self.server is not None:
             raise ValueError("'vllm' and 'server' exclude one another: name one sampler")
-        if self.lora is not None and (self.snapshots or self.sharding != "none" or self.server is not None):
-            raise ValueError("'lora' goes without 'snapshots', 'sharding' and 'server'")
+        if self.lora is not None and (self.sharding != "none" or self.server is not None):
+            raise ValueError("'lora' goes without 'sharding' and 'server'")
         if self.lora is not None and self.kl_beta > 0 and self.reference_every:
             raise ValueError("with 'lora' the reference is the start without adapters: set 'reference_every: 0'")
         if self.server is not None and (self.temperature != 1.0 or self.top_p != 1.0) and self.ratio_cap is not None:

@@ -210,7 +210,8 @@ class Builder:
         config = {"spec": _json(spec), "template": self.study.template, **self._measured(spec)}
         inputs = {"start": start, "prompts": self.prompts(spec, seed)}
         facts["prompts"] = spec.prompts
-        return self.add("rl", name, seed, config, inputs=inputs, facts=facts)
+        nproc = spec.nproc if spec.launch == "torchrun" else 0
+        return self.add("rl", name, seed, config, inputs=inputs, facts=facts, nproc=nproc)
 
     def _measured(self, spec: TrainSpec | RLSpec) -> dict[str, Any]:
         """What a run needs that measures its snapshots itself: the thresholds of the study's trajectories."""

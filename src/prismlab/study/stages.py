@@ -14,7 +14,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "merge": ("prismlab.merge.linear:run", 2),
     "scoring": ("prismlab.rl.prompts:run_scoring", 1),
     "prompts": ("prismlab.rl.prompts:run_prompts", 1),
-    "rl": ("prismlab.rl.train:run", 1),
+    "rl": ("prismlab.rl.train:run", 2),
     "evaluation": ("prismlab.evaluate.stage:run", 4),
     "weights": ("prismlab.analyse.weights:run", 2),
     "direction": ("prismlab.analyse.direction:run", 3),
