@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as _bars
 
 from prismlab.errors import CheckpointError, in_a_line, shown
+from prismlab.model import lora
 from prismlab.model.families import by_canonical, check_config_fits
 from prismlab.model.tensors import FLOATS, model_type, open_checkpoint
 
@@ -144,10 +145,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _converted(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The state dict in ``dtype``; tensors that were tied stay tied, so that they are written once."""
+    """The state dict in ``dtype``, adapters merged in; tied tensors stay tied, so that they are written once."""
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    held = lora.merged_state(model) if lora.has_adapters(model) else model.state_dict()
+    for name, tensor in held.items():
         key = (tensor.data_ptr(), tensor.shape)
         if key not in done:
             wanted = dtype if tensor.is_floating_point() else tensor.dtype

@@ -16,7 +16,7 @@ class RopeSpec(Spec):
 
     theta: Annotated[float, Field(ge=1.0)] | None = None
     """Base of the frequencies; null for the model's own."""
-    scaling: Literal["linear", "yarn", "dynamic"] | None = None
+    scaling: Literal["linear", "yarn"] | None = None
     """Kind of scaling, by transformers' names; null for none but the model's own."""
     factor: Annotated[float, Field(gt=1.0)] | None = None
     """How many times the model's own context; needed by ``scaling``."""
