@@ -27,7 +27,7 @@ ALLOWED = {
     "verify": {"micro.program"},
     "score": {"data.items", "data.templates", "model", "verify"},
     "merge": {"arith", "model"},
-    "train": {"arith", "model", "data.corpus"},
+    "train": {"arith", "model", "data.corpus", "data.sources"},
     "rl": {"model", "arith", "data", "verify", "score"}
     | {f"train.{name}" for name in ("logs", "optim", "resume", "saves", "snapshots")},
     "evaluate": {"model", "data", "verify", "score"},

@@ -199,6 +199,15 @@ class Recorder:
         self.trace = Trace(rising(thresholds))
         self._before: Path | None = None
 
+    @property
+    def before(self) -> Path | None:
+        """The snapshot that was measured last."""
+        return self._before
+
+    def go_on(self, trace: Trace, before: Path) -> None:
+        """Take up what was measured before, the last snapshot of it being in ``before``."""
+        self.trace, self._before = trace, before
+
     def take(self, step: int, folder: Path) -> None:
         """Measure the snapshot in ``folder``, saved after ``step``, and delete the one before it."""
         before = self._before

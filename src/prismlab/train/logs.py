@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from prismlab.errors import MissingExtra
 
@@ -31,13 +32,32 @@ class MetricsLog:
         tensorboard: also write event files below ``out/tensorboard``.
         wandb: project to log to, or None.
         name: run name shown by W&B.
+        sizes: bytes of each file of rows that stay, as ``sizes`` gave them; what a stopped run wrote behind them goes.
+            None appends to what there is.
+        step: the step after which ``sizes`` were taken; TensorBoard hides what was logged behind it.
+        run: W&B's id of this run, under which a run that goes on is shown as one; None for a new one.
 
     Raises:
         MissingExtra: TensorBoard or W&B was asked for and is not installed.
     """
 
-    def __init__(self, out: Path, *, tensorboard: bool, wandb: str | None, name: str) -> None:
-        self._file = (out / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+    def __init__(
+        self,
+        out: Path,
+        *,
+        tensorboard: bool,
+        wandb: str | None,
+        name: str,
+        sizes: Mapping[str, int] | None = None,
+        step: int | None = None,
+        run: str | None = None,
+    ) -> None:
+        self._out, self._files = out, dict[str, TextIO]()
+        for file, size in (sizes or {}).items():
+            if size or (out / file).exists():
+                with (out / file).open("r+b") as rows:
+                    rows.truncate(size)
+        self._file("metrics.jsonl")
         self._board: Any = None
         self._wandb: Any = None
         if tensorboard:
@@ -45,17 +65,23 @@ class MetricsLog:
                 from torch.utils.tensorboard.writer import SummaryWriter
             except ImportError as error:
                 raise MissingExtra("tensorboard", "train", "'tensorboard: true'") from error
-            self._board = SummaryWriter(str(out / "tensorboard"))
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=None if step is None else step + 1)
         if wandb is not None:
             try:
                 import wandb as library  # pyright: ignore[reportMissingImports]
             except ImportError as error:
                 raise MissingExtra("wandb", "wandb", f"'wandb: {wandb}'") from error
-            self._wandb = library.init(project=wandb, name=name, dir=str(out))
+            again = {} if run is None else {"id": run, "resume": "allow"}
+            self._wandb = library.init(project=wandb, name=name, dir=str(out), **again)
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def _file(self, name: str) -> TextIO:
+        if name not in self._files:
+            self._files[name] = (self._out / name).open("a", encoding="utf-8", buffering=1)
+        return self._files[name]
+
+    def log(self, row: Mapping[str, Any], file: str = "metrics.jsonl") -> None:
         """Write one row. Numbers that are not finite become null, which JSON can hold and a reader cannot mistake."""
-        self._file.write(json.dumps(_finite(row), separators=(",", ":")) + "\n")
+        self._file(file).write(json.dumps(_finite(row), separators=(",", ":")) + "\n")
         if self._board is None and self._wandb is None:
             return
         flat = flatten(row)
@@ -66,9 +92,17 @@ class MetricsLog:
         if self._wandb is not None:
             self._wandb.log(flat, step=step)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file of rows, all of them forced to the disk: what a save has to know of the log."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {name: (self._out / name).stat().st_size for name in self._files}
+
     def close(self) -> None:
         """Flush and close every sink."""
-        self._file.close()
+        for file in self._files.values():
+            file.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:

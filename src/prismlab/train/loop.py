@@ -8,12 +8,11 @@ of float sums.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -24,6 +23,7 @@ from prismlab.errors import StageError
 from prismlab.model.boundaries import Packed
 from prismlab.train.loss import row_losses
 from prismlab.train.optim import adamw, schedule_factor
+from prismlab.train.parallel import Parallel, World, resolve_mesh
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,28 +59,6 @@ class Rows(Protocol):
     def row_domains(self, start: int, stop: int) -> list[str]:
         """Domain of each of these rows."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """This process among the processes of a step."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @classmethod
-    def join(cls) -> World:
-        """Join the processes that ``torchrun`` started; alone where it did not."""
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        cuda = torch.cuda.is_available()
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local) if cuda else torch.device("cpu")
-        if cuda:
-            torch.cuda.set_device(device)
-        if size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo")
-        return cls(rank=int(os.environ.get("RANK", "0")), size=size, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +101,6 @@ def _slices(rows: int, world: World, micro: int | None) -> list[tuple[int, int]]
     return [(at, min(at + size, mine.stop)) for at in range(mine.start, mine.stop, size)]
 
 
-def _average_gradients(model: torch.nn.Module, world: World) -> None:
-    if world.size == 1:
-        return
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= world.size
-
-
 def _all_losses(mine: torch.Tensor, world: World) -> torch.Tensor:
     """Row losses of all ranks, in row order."""
     if world.size == 1:
@@ -154,7 +123,7 @@ def _by_domain(losses: Sequence[float], domains: Sequence[str], weights: Sequenc
 
 
 def _backward(
-    model: PreTrainedModel,
+    parallel: Parallel,
     corpus: Rows,
     first: int,
     slices: Sequence[tuple[int, int]],
@@ -172,13 +141,14 @@ def _backward(
         if (ids := corpus.documents(first + start, first + stop)) is not None:
             documents = Packed.of(ids, world.device)
         with torch.autocast(world.device.type, torch.bfloat16) if spec["precision"] == "bf16" else nullcontext():
-            losses = row_losses(model, batch, learned, documents)
+            parallel.last_of_step((start, stop) == slices[-1])
+            losses = parallel.within(row_losses, batch, learned, documents)
         if learned is None:
             (losses.sum() * (world.size / int(spec["rows"]))).backward()
         else:
             (losses @ losses.new_tensor(weights[start:stop]) * world.size).backward()
         mine.append(losses.detach())
-    _average_gradients(model, world)
+    parallel.reduce_gradients()
     return _all_losses(torch.cat(mine), world).tolist()
 
 
@@ -221,6 +191,8 @@ def train(
     spec: Mapping[str, Any],
     world: World,
     after_step: Callable[[int], None] = lambda step: None,
+    parallel: Parallel | None = None,
+    begin: Callable[[torch.optim.Optimizer], int] = lambda optimizer: 0,
 ) -> Iterator[StepReport]:
     """Train ``model`` in place and yield a report after every step.
 
@@ -230,28 +202,32 @@ def train(
         spec: JSON of ``TrainSpec``.
         world: this process among its fellows.
         after_step: called with the number of steps done, for snapshots.
+        parallel: the model split over the processes; made here unless given.
+        begin: given the optimizer, puts back what a stopped run had saved; returns the number of steps it had done.
 
     Raises:
         StageError: a loss or gradient that is not finite (unless such steps are skipped), a step without a learned
             token, or rows that do not divide among the processes.
     """
     steps, rows, optimizer_spec = int(spec["steps"]), int(spec["rows"]), spec["optimizer"]
-    optimizer = adamw(model, optimizer_spec)
     slices = _slices(rows, world, spec["micro_rows"])
+    parallel = parallel or Parallel(model, world, resolve_mesh(None, world.size), spec["precision"])
+    optimizer = adamw(model, optimizer_spec)
     guard = _Guard(spec["on_nonfinite"])
+    first = begin(optimizer)
     model.train()
-    for step in range(steps):
+    for step in range(first, steps):
         began = time.perf_counter()
         lr = optimizer_spec["lr"] * schedule_factor(step, steps, optimizer_spec)
         for group in optimizer.param_groups:
             group["lr"] = lr
         weights = row_weights(step + 1, corpus, step * rows, rows)
-        losses = _backward(model, corpus, step * rows, slices, weights, spec, world)
+        losses = _backward(parallel, corpus, step * rows, slices, weights, spec, world)
         domains = corpus.row_domains(step * rows, (step + 1) * rows)
         fault, norm = _bad_losses(losses, domains, step * rows), math.nan
         if fault is None:
             # Clipping makes every gradient NaN where the norm is; after the last step no further loss would tell.
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_spec["clip"] or math.inf))
+            norm = parallel.clip(optimizer_spec["clip"] or math.inf)
             fault = None if math.isfinite(norm) else f"the gradient's norm is {norm}"
         if guard.passes(step + 1, fault):
             optimizer.step()

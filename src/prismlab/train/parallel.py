@@ -129,16 +129,17 @@ def layers_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     return list(max(lists, key=len))
 
 
-class _Losses(torch.nn.Module):
-    """The loss as a module: what is computed between a split model's parts must lie within the outermost one."""
+class _Within(torch.nn.Module):
+    """Whatever is computed with the model, as a module around it: of a split model, what lies in no layer is whole only
+    within the outermost module's pass.
+    """
 
-    def __init__(self, model: torch.nn.Module, losses: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._losses = losses
 
-    def forward(self, *arguments: Any, **named: Any) -> torch.Tensor:
-        return self._losses(self.model, *arguments, **named)
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self.model, *arguments)
 
 
 class Parallel:
@@ -149,31 +150,22 @@ class Parallel:
         world: the processes.
         mesh: their mesh.
         precision: ``bf16`` or ``float32``.
-        losses: takes the model and a batch, gives a loss a row; called through ``losses`` of this object.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        world: World,
-        mesh: Mesh,
-        precision: str,
-        losses: Callable[..., torch.Tensor],
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, world: World, mesh: Mesh, precision: str) -> None:
         self.model, self._world, self.mesh = model, world, mesh
         self._whole: PreTrainedModel | None = model if world.size == 1 else None
         self._small: list[torch.nn.Parameter] = []
         self._shards: dist.ProcessGroup | None = None
         self._root: Any = None
         if world.size == 1:
-            self.losses: Callable[..., torch.Tensor] = lambda *a, **k: losses(model, *a, **k)
             return
         if world.rank == 0:
             whole: Any = copy.deepcopy(model)
             self._whole = whole.to("cpu")
-        self._root = self.losses = self._split(precision, losses)
+        self._root = self._split(precision)
 
-    def _split(self, precision: str, losses: Callable[..., torch.Tensor]) -> torch.nn.Module:
+    def _split(self, precision: str) -> torch.nn.Module:
         grid: DeviceMesh = init_device_mesh(
             self._world.device.type, (self.mesh.replicate, self.mesh.shard), mesh_dim_names=("replicate", "shard")
         )
@@ -189,10 +181,21 @@ class Parallel:
             )
         for layer in layers_of(self.model):
             fully_shard(layer, mesh=grid, mp_policy=sent, ignored_params=small)
-        root = _Losses(self.model, losses)
+        root = _Within(self.model)
         # Embedding and head: autocast takes embeddings as they are, in float32.
         fully_shard(root, mesh=grid, mp_policy=whole, ignored_params=small)
         return root
+
+    def within(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(model, *arguments)``, where the model may be used in any way; all processes call it."""
+        if self._root is None:
+            return function(self.model, *arguments)
+        return self._root(function, *arguments)
+
+    def settle(self) -> None:
+        """To be called after passes without gradients: gives up whole weights that were gathered for them."""
+        if self._root is not None:
+            self._root.reshard()
 
     def last_of_step(self, last: bool) -> None:
         """To be called before each forward pass: gradients are summed up here and sent once a step, with the last."""
@@ -231,6 +234,12 @@ class Parallel:
         for gradient in [*split, *rest]:
             gradient.mul_(factor)
         return float(norm)
+
+    @property
+    def target(self) -> PreTrainedModel:
+        """The model that ``whole`` fills, in the first process."""
+        assert self._whole is not None
+        return self._whole
 
     def whole(self) -> PreTrainedModel | None:
         """The whole model in float32, gathered in the first process, where it may be written; None in the others.

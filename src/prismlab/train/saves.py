@@ -118,8 +118,8 @@ class Save:
         return self.manifest["own"][rank]["state"], {name: file.get_tensor(f"own/{name}") for name in names}
 
 
-def read_save(folder: Path, identity: str) -> Save:
-    """A save with all its files compared with their hashes.
+def read_save(folder: Path, identity: str, *, hashes: bool = True) -> Save:
+    """A save, with all its files compared with their ``hashes`` unless another process has done so.
 
     Raises:
         CheckpointError: it is damaged, incomplete, or of another run; the message says what and where.
@@ -134,6 +134,7 @@ def read_save(folder: Path, identity: str) -> Save:
     if manifest["identity"] != identity:
         raise CheckpointError(f"{folder}: the save of another configuration, start or corpus")
     with ThreadPoolExecutor(READERS) as readers:
+        files = files if hashes else {}
         list(readers.map(lambda known: _check_file(folder / known[0], known[1]), files.items()))
     return Save(folder=folder, manifest=manifest)
 

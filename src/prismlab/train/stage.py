@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 
 from prismlab.data.corpus import Corpus
-from prismlab.errors import CheckpointError, StageError
-from prismlab.model import boundaries
-from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_master
+from prismlab.errors import CheckpointError, EndBranch
+from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_master, save_snapshot
 from prismlab.model.tokens import tokenizer_hash
 from prismlab.run.step import Artifact, Progress, Result
 from prismlab.train.boundaries import TrainingRows
+from prismlab.train.keeping import Keeper, how_of, identity, publish
 from prismlab.train.logs import MetricsLog
-from prismlab.train.loop import StepReport, World, train
+from prismlab.train.loop import StepReport, train
+from prismlab.train.model import make_ready
+from prismlab.train.monitors import Alarm, Heldout, Pace, load_texts
+from prismlab.train.optim import snapshot_steps
+from prismlab.train.parallel import Parallel, World, resolve_mesh
 from prismlab.train.snapshots import Snapshots
+from prismlab.train.totals import Totals
 
 LOGGED_ROWS = 2000
 """Longer runs log every n-th step, so that a metrics file stays small enough to draw."""
+HELDOUT = "heldout.jsonl"
+"""Measurements on held-out documents: see ``Heldout.measure``."""
+PACE = ("mfu", "memory_mb")
+"""Of what ``Pace`` tells, what the record holds."""
 
 
 def _check_tokenizer(tokenizer: Any, corpus: Corpus, vocab_size: int) -> None:
@@ -36,65 +45,198 @@ def _check_tokenizer(tokenizer: Any, corpus: Corpus, vocab_size: int) -> None:
         )
 
 
-def _log_row(report: StepReport) -> dict[str, Any]:
-    return dataclasses.asdict(report)
+@dataclasses.dataclass
+class _Watch:
+    """What is measured on held-out documents, and the alarm; nothing without ``monitor``."""
+
+    every: int
+    last: int
+    heldout: Heldout | None = None
+    alarm: Alarm | None = None
+    row: Mapping[str, Any] | None = None
+    """The last measurement."""
+
+    def after(self, step: int) -> str | None:
+        """To be called by all processes after every step; what the alarm says, if this step sets it off."""
+        due = self.heldout is not None and (step % self.every == 0 or step == self.last)
+        self.row = self.heldout.measure(step) if self.heldout is not None and due else None
+        return None if self.row is None or self.alarm is None else self.alarm.hears(step, self.row["general"])
 
 
-def _summary(reports: list[StepReport]) -> dict[str, Any]:
-    """First and last loss; the last is the mean over the final tenth of the steps, and so is each domain's.
+class _Run:
+    """One training in one process: everything around the loop."""
 
-    Steps that were passed over have no loss; they are counted.
-    """
-    taken = [report for report in reports if report.skipped is None]
-    if not taken:
-        raise StageError("every step was passed over, since its loss or gradient was no number")
-    tail = taken[-max(1, len(taken) // 10) :]
-    domains = sorted({domain for report in tail for domain in report.domains})
-    return {
-        "loss_first": taken[0].loss,
-        "loss_last": fmean(report.loss for report in tail),
-        "domains": {d: fmean(r.domains[d] for r in tail if d in r.domains) for d in domains},
-        "tokens_per_second": fmean(report.tokens_per_second for report in reports),
-        "steps": len(reports),
-        "skipped_steps": len(reports) - len(taken),
-    }
+    def __init__(
+        self, config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress
+    ) -> None:
+        self.config, self.inputs, self.out, self.progress = config, inputs, out, progress
+        self.spec, self.world = config["spec"], World.join()
+        self.chief, self.steps = self.world.rank == 0, int(config["spec"]["steps"])
+        torch.manual_seed(config["seed"])
+        model, self.tokenizer, self.rows = _prepared(config, inputs, self.world)
+        self.mesh = resolve_mesh(how_of(config).get("mesh"), self.world.size)
+        self.parallel = Parallel(model, self.world, self.mesh, self.spec["precision"])
+        same = identity(config, inputs, self.rows.corpus)
+        self.keeper = Keeper(config, out, same, self.world, progress)
+        self.totals, self.pace = Totals(self.steps), Pace(model, self.spec, self.world)
+        self.watch = self._watch()
+        self.snapshots: Snapshots | None = None
+        self.log: MetricsLog | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def _watch(self) -> _Watch:
+        spec = self.spec.get("monitor")
+        if spec is None:
+            return _Watch(1, self.steps)
+        texts = load_texts(self.config, self.inputs)
+        heldout = Heldout(self.parallel, self.tokenizer, texts, spec, self.world, self.spec["precision"])
+        return _Watch(int(spec["every"]), self.steps, heldout, Alarm(self.spec.get("alarm"), heldout.start["general"]))
+
+    def begin(self, optimizer: torch.optim.Optimizer) -> int:
+        """Take up what a stopped run had saved, and open what this one writes; the number of steps done."""
+        self.optimizer, saved = optimizer, self.keeper.find()
+        if saved is not None:
+            self.totals.go_on(saved.state["totals"])
+            if self.watch.alarm is not None:
+                self.watch.alarm.fired = saved.state["alarm"]
+        if self.chief:
+            work, how = self.keeper.work, how_of(self.config)
+            # Snapshots are taken of the whole model, which of a split one is another object.
+            whole = self.parallel.target
+            self.snapshots = Snapshots(whole, self.inputs["start"].model, self.config, work)
+            if saved is not None:
+                self.snapshots.go_on(saved.step, {name: saved.file(name) for name in saved.state["files"]})
+            self.log = MetricsLog(
+                work,
+                tensorboard=how["tensorboard"],
+                wandb=how["wandb"],
+                name=self.config.get("name", self.spec["stage"]),
+                sizes=None if saved is None else saved.state["log"],
+                step=None if saved is None else saved.step,
+                run=Path(self.config["scratch"]).name if "scratch" in self.config else None,
+            )
+            if saved is None and self.watch.heldout is not None:
+                self.log.log({"step": 0, **self.watch.heldout.start}, HELDOUT)
+        first = self.keeper.begin(self.parallel, optimizer)
+        self.progress.start(self.steps, "step")
+        if first:
+            self.progress.advance(first)
+        return first
+
+    def after_step(self, step: int) -> None:
+        """The loop's hook: snapshots, for which a split model is gathered by all processes."""
+        if step not in self.snapshot_steps:
+            return
+        self.parallel.whole()
+        if self.snapshots is not None:
+            self.snapshots.after(step)
+
+    @cached_property
+    def snapshot_steps(self) -> set[int]:
+        return snapshot_steps(self.steps, int(self.spec["snapshots"]))
+
+    def take(self, report: StepReport) -> None:
+        """What follows a step: measurements, log, alarm, save, in this order."""
+        self.totals.add(report)
+        alarm = self.watch.after(report.step)
+        self.pace.tick()
+        row = self.watch.row
+        shown = {"loss": report.loss} | ({} if row is None else {"held-out": row["general"]})
+        self.progress.advance(1, **shown)
+        every = max(1, self.steps // LOGGED_ROWS)
+        if self.log is not None:
+            if report.step % every == 0 or report.step in (1, self.steps):
+                pace = self.pace.row(report.step, report.tokens_per_second)
+                self.log.log(dataclasses.asdict(report) | pace)
+            if row is not None:
+                self.log.log(row, HELDOUT)
+        if alarm is not None:
+            self.sound(alarm, report.step)
+        assert self.optimizer is not None
+        self.keeper.after(report.step, self.parallel, self.optimizer, self.state, self.files)
+
+    def state(self) -> dict[str, Any]:
+        """What a save holds besides tensors; asked of the first process."""
+        assert self.log is not None
+        fired = None if self.watch.alarm is None else self.watch.alarm.fired
+        files = sorted(self.files())
+        return {"log": self.log.sizes(), "totals": self.totals.state(), "alarm": fired, "files": files}
+
+    def files(self) -> Mapping[str, Path]:
+        """Files that a save holds besides its own."""
+        return {} if self.snapshots is None else self.snapshots.kept()
+
+    def sound(self, text: str, step: int) -> None:
+        """Do what the alarm asks for.
+
+        Raises:
+            EndBranch: it asks for a stop.
+        """
+        assert self.watch.alarm is not None
+        self.progress.note(text)
+        if self.watch.alarm.action == "save":
+            whole = self.parallel.whole()
+            if whole is not None:
+                save_snapshot(whole, self.keeper.work / "alarm" / f"step-{step:06d}")
+        if self.watch.alarm.action == "stop":
+            raise EndBranch(text)
+
+    def close(self, *, whole: bool) -> None:
+        """Close the log and let saves end; what was written becomes the artifact's."""
+        if self.log is not None:
+            self.log.close()
+        self.keeper.finish(whole=whole)
+
+    def results(self) -> dict[str, Any]:
+        """Write the checkpoint; the record's metrics."""
+        whole = self.parallel.whole()
+        if self.chief and whole is not None:
+            assert self.snapshots is not None
+            self.snapshots.close()
+            publish(self.keeper.work, self.out)
+            save_checkpoint(whole, self.tokenizer, self.out / "model")
+            if self.spec["keep_master"]:
+                save_master(whole, self.out / "master")
+        found: dict[str, Any] = self.totals.metrics() | {"mesh": dataclasses.asdict(self.mesh)}
+        found |= {
+            key: value for key, value in self.pace.row(self.steps, found["tokens_per_second"]).items() if key in PACE
+        }
+        if self.watch.heldout is not None and self.watch.row is not None:
+            alarm = self.watch.alarm
+            found["monitor"] = {"start": self.watch.heldout.start, "end": dict(self.watch.row)}
+            found["alarm"] = (
+                None if alarm is None or alarm.fired is None else {"step": alarm.fired, "action": alarm.action}
+            )
+        return found
 
 
-def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
-    """Train from ``inputs['start']`` on ``inputs['corpus']``; see docs/architecture.md for config and outputs."""
+def _prepared(config: Mapping[str, Any], inputs: Mapping[str, Artifact], world: World) -> tuple[Any, Any, TrainingRows]:
+    """The model as it starts, its tokenizer, and the rows."""
     spec = config["spec"]
-    torch.manual_seed(config["seed"])
-    world = World.join()
     model = load_model(inputs["start"].model, "float32", world.device)
     tokenizer = load_tokenizer(inputs["start"].model)
     corpus = Corpus.open(inputs["corpus"].path)
     embedding: Any = model.get_input_embeddings()
     _check_tokenizer(tokenizer, corpus, embedding.weight.shape[0])
-    if spec["boundaries"] == "respect":
-        boundaries.prepare(model)
-    rows = TrainingRows(corpus, spec["boundaries"])
-    chief = world.rank == 0
-    snapshots = Snapshots(model, inputs["start"].model, config, out) if chief else None
-    reports: list[StepReport] = []
-    every = max(1, spec["steps"] // LOGGED_ROWS)
-    progress.start(spec["steps"], "step")
-    log = (
-        MetricsLog(out, tensorboard=spec["tensorboard"], wandb=spec["wandb"], name=config.get("name", spec["stage"]))
-        if chief
-        else None
-    )
+    make_ready(model, spec)
+    return model, tokenizer, TrainingRows(corpus, spec["boundaries"])
+
+
+def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
+    """Train from ``inputs['start']`` on ``inputs['corpus']``; see docs/architecture.md for config and outputs."""
+    this, spec = _Run(config, inputs, out, progress), config["spec"]
     try:
-        for report in train(model, rows, spec, world, snapshots.after if snapshots else lambda step: None):
-            reports.append(report)
-            progress.advance(1, loss=report.loss)
-            if log is not None and (report.step % every == 0 or report.step in (1, spec["steps"])):
-                log.log(_log_row(report))
-    finally:
-        if log is not None:
-            log.close()
-    if snapshots:
-        snapshots.close()
-        save_checkpoint(model, tokenizer, out / "model")
-        if spec["keep_master"]:
-            save_master(model, out / "master")
-    return Result(metrics=_summary(reports), tokens=spec["steps"] * spec["rows"] * spec["seq_len"])
+        steps = train(this.parallel.model, this.rows, spec, this.world, this.after_step, this.parallel, this.begin)
+        for report in steps:
+            this.take(report)
+    except EndBranch:
+        this.close(whole=True)
+        publish(this.keeper.work, out)
+        raise
+    except BaseException:
+        this.close(whole=False)
+        raise
+    this.close(whole=True)
+    metrics = this.results()
+    this.world.leave()
+    return Result(metrics=metrics, tokens=spec["steps"] * spec["rows"] * spec["seq_len"])
