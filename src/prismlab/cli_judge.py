@@ -35,11 +35,11 @@ def gate(
     if len(what) == 2 and reference is None and checkpoint is None and suite is None and runs is None:
         pairs = [tool.sides_of_files(what, rows_base, rows_new)]
     elif len(what) == 1 and reference and checkpoint and rows_base is None and rows_new is None:
-        from prismlab.commands import built
+        from prismlab.built import built
 
-        study, found = built(Path(what[0]), "evaluation", out=runs)
-        named = [name for name, spec in study.study.evaluations.items() if spec.tasks]
-        pairs = tool.sides_of_study(found, named, suite, (reference, checkpoint))
+        there = built(Path(what[0]), out=runs)
+        named = [name for name, spec in there.study.evaluations.items() if spec.tasks]
+        pairs = tool.sides_of_study(there.of("evaluation"), named, suite, (reference, checkpoint))
     else:
         raise SpecError("gate: name BASE and NEW with their rows, or a STUDY with --reference and --checkpoint")
     raise typer.Exit(tool.gate(pairs, margins=margin or (), out=out, as_json=as_json))

@@ -20,7 +20,6 @@ from prismlab.run.step import Artifact
 from prismlab.run.store import Store
 from prismlab.study.arms import ambiguous_arms, infer_arms
 from prismlab.study.check import leaks
-from prismlab.study.cost import Cost, Costs, passes
 from prismlab.study.load import LoadedStudy, load_study
 from prismlab.study.pairs import CHAIN, landscape_triples, trajectory_checkpoints
 from prismlab.study.plan import plan_study
@@ -28,11 +27,11 @@ from prismlab.study.starter import starter, study_name
 from prismlab.study.steps import Missing, Plan, Settled
 
 
-def _say(text: str = "") -> None:
+def say(text: str = "") -> None:
     typer.echo(text)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> None:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> None:
     """Columns as wide as they need; those in ``right`` flush right."""
     whole = [list(head), *(list(row) for row in rows)]
     widths = [max(len(row[column]) for row in whole) for column in range(len(head))]
@@ -41,10 +40,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[i
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        _say("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
     """A count with a unit: 26.2G, 12.3k; ``unknown`` for None."""
     if value is None:
         return "unknown"
@@ -55,14 +54,14 @@ def _number(value: float | None) -> str:
 
 
 def _bytes(size: int) -> str:
-    return f"{_number(float(size))}B"
+    return f"{number_text(float(size))}B"
 
 
-def _store(loaded: LoadedStudy, out: Path | None) -> Store:
+def store_of(loaded: LoadedStudy, out: Path | None) -> Store:
     return Store(out if out is not None else Path("runs") / loaded.study.name)
 
 
-def _planned(loaded: LoadedStudy, store: Store, threads: int | None) -> Plan:
+def planned(loaded: LoadedStudy, store: Store, threads: int | None) -> Plan:
     return plan_study(loaded, threads=threads, hash_cache=store.hash_cache)
 
 
@@ -77,7 +76,7 @@ def write_starter(file: Path, kind: str) -> None:
     except OSError as error:
         raise SpecError(f"{file}: cannot be written: {error.strerror}; take another place") from error
     put = "" if kind == "micro" else "put your own files in, then: "
-    _say(f"wrote {file}; {put}prism check {file}")
+    say(f"wrote {file}; {put}prism check {file}")
 
 
 def _lacking(arms: Mapping[str, str], ids: Sequence[str] | None) -> Iterator[tuple[str, str]]:
@@ -127,19 +126,19 @@ def check_study(file: Path, *, artifacts: bool, out: Path | None) -> None:
     """``prism check``."""
     loaded = load_study(file)
     study = loaded.study
-    store = _store(loaded, out)
+    store = store_of(loaded, out)
     plan = plan_study(loaded, hash_cache=store.hash_cache, machine_text=lambda: "")
     kinds = Counter(step.kind for step in plan.steps)
     seeds = ", ".join(str(seed) for seed in study.seeds)
-    _say(f"{file}: study {study.name!r}, seeds {seeds}")
-    _say(f"{len(plan.steps)} steps: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    say(f"{file}: study {study.name!r}, seeds {seeds}")
+    say(f"{len(plan.steps)} steps: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
     arms = infer_arms(study)
-    _say("\narms" if arms else "\nno arms: nothing is mid-trained from a base, so most claims cannot be tested")
-    _table(["arm", "checkpoint"], arms.items())
-    _say("\nclaims")
-    _table(["claim", ""], _lacking(arms, study.claims.ids))
+    say("\narms" if arms else "\nno arms: nothing is mid-trained from a base, so most claims cannot be tested")
+    table(["arm", "checkpoint"], arms.items())
+    say("\nclaims")
+    table(["claim", ""], _lacking(arms, study.claims.ids))
     for warning in _warnings(loaded):
-        _say(f"\nwarning: {warning}")
+        say(f"\nwarning: {warning}")
     if artifacts:
         _check_artifacts(store)
 
@@ -154,12 +153,12 @@ def _check_artifacts(store: Store) -> None:
             store.verify(store.read(folder))
         except StoreError as error:
             broken.append(str(error))
-    _say(f"\n{count} artifacts in {store.artifacts}, {len(broken)} damaged")
+    say(f"\n{count} artifacts in {store.artifacts}, {len(broken)} damaged")
     if broken:
         raise StoreError(broken[0] + (f" (+{len(broken) - 1} more)" if len(broken) > 1 else ""))
 
 
-def _records(store: Store) -> Iterator[Mapping[str, Any]]:
+def records_of(store: Store) -> Iterator[Mapping[str, Any]]:
     for folder in store.all():
         try:
             yield store.read(folder).record
@@ -167,48 +166,13 @@ def _records(store: Store) -> Iterator[Mapping[str, Any]]:
             continue
 
 
-def _state(store: Store, found: Settled | Missing) -> str:
+def state_of(store: Store, found: Settled | Missing) -> str:
     if isinstance(found, Missing):
         return "skipped"
     record = store.record(found.step.kind, found.fingerprint)
     if record is None:
         return "damaged" if store.path(found.step.kind, found.fingerprint).exists() else "to build"
     return "ended" if record["status"] == "ended" else "built"
-
-
-def show_plan(file: Path, *, out: Path | None, threads: int | None) -> None:
-    """``prism plan``."""
-    loaded = load_study(file)
-    store = _store(loaded, out)
-    plan = _planned(loaded, store, threads)
-    costs = Costs(loaded, _records(store))
-    rows: list[list[str]] = []
-    left: list[Cost] = []
-    for step_id, found in plan.resolve(store.record).items():
-        step = next(step for step in plan.steps if step.id == step_id)
-        cost, state = costs.of(step), _state(store, found)
-        rows.append([step_id, state, *_cells(cost)])
-        if state in ("to build", "damaged"):
-            left.append(cost)
-    _table(["step", "state", "tokens", "operations", "time"], rows, right=(2, 3, 4))
-    whole = [costs.of(step) for step in plan.steps]
-    trained = sum(costs.of(step).tokens or 0 for step in plan.steps if step.kind == "train")
-    known = [cost.seconds for cost in left if cost.seconds is not None]
-    if epochs := passes(loaded.study):
-        _say()
-        cells = [[one.checkpoint, one.source, _number(one.tokens), f"{one.epochs:.3g}"] for one in epochs]
-        _table(["checkpoint", "source", "tokens", "epochs"], cells, right=(2, 3))
-    _say(f"\n{len(plan.steps)} steps, {len(plan.steps) - len(left)} need no building, {len(left)} to build")
-    _say(f"trained on: {trained:,} tokens; operations of all steps: {_number(sum(c.flops or 0 for c in whole))}")
-    missing = len(left) - len(known)
-    times = ([seconds_text(sum(known))] if known or not left else []) + ([f"{missing} unknown"] if missing else [])
-    _say(f"time left, one step at a time: {' and '.join(times)}")
-
-
-def _cells(cost: Cost) -> list[str]:
-    tokens = "" if cost.tokens is None else _number(cost.tokens)
-    flops = "" if cost.tokens is None or cost.flops is None else _number(cost.flops)
-    return [tokens, flops, "unknown" if cost.seconds is None else seconds_text(cost.seconds)]
 
 
 @contextmanager
@@ -223,9 +187,9 @@ def run_study(
 ) -> None:
     """``prism run``."""
     loaded = load_study(file)
-    store = _store(loaded, out)
+    store = store_of(loaded, out)
     with _opened(store):
-        plan = _planned(loaded, store, threads)
+        plan = planned(loaded, store, threads)
         plan = plan if until is None else plan.until(until)
         slots = 1 if in_process else (jobs or loaded.study.run.jobs)
         launcher = (lambda slots, threads: InProcess()) if in_process else None
@@ -238,36 +202,36 @@ def _ending(summary: Summary, store: Store) -> None:
     """Where the time went, what ended early, and where the report lies."""
     rows = where_the_time_went(summary.steps)
     if rows:
-        _say("\nwhere the time went")
-        _table(
+        say("\nwhere the time went")
+        table(
             ["kind", "steps", "time"], [[r["kind"], str(r["steps"]), seconds_text(r["seconds"])] for r in rows], (1, 2)
         )
     for step in summary.steps:
         if step["status"] != "skipped" and "reason" in step:
-            _say(f"ended {step['id']}: {step['reason']}")
+            say(f"ended {step['id']}: {step['reason']}")
     skipped = [step["id"] for step in summary.steps if step["status"] == "skipped"]
     if skipped:
-        _say(f"skipped, for want of what ended: {', '.join(skipped)}")
-    _say(f"\n{len(summary.steps)} steps in {seconds_text(summary.seconds)}, artifacts in {store.artifacts}")
+        say(f"skipped, for want of what ended: {', '.join(skipped)}")
+    say(f"\n{len(summary.steps)} steps in {seconds_text(summary.seconds)}, artifacts in {store.artifacts}")
     if summary.report:
-        _say(f"report: {summary.report}")
+        say(f"report: {summary.report}")
 
 
 def show_status(file: Path, *, out: Path | None, threads: int | None) -> None:
     """``prism status``."""
     loaded = load_study(file)
-    store = _store(loaded, out)
-    plan = _planned(loaded, store, threads)
+    store = store_of(loaded, out)
+    plan = planned(loaded, store, threads)
     found = plan.resolve(store.record)
-    states = {step_id: _state(store, this) for step_id, this in found.items()}
+    states = {step_id: state_of(store, this) for step_id, this in found.items()}
     rows: list[list[str]] = []
     for step_id, this in found.items():
         name = this.reason if isinstance(this, Missing) else f"{this.step.kind}-{this.fingerprint}"
         rows.append([step_id, states[step_id], name])
-    _table(["step", "state", "artifact"], rows)
-    _say("\n" + ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items()))
+    table(["step", "state", "artifact"], rows)
+    say("\n" + ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items()))
     holder = store.holder()
-    _say("no run is going on" if holder is None else f"a run is going on: {holder}")
+    say("no run is going on" if holder is None else f"a run is going on: {holder}")
 
 
 SHORTEST_PREFIX = 4
@@ -306,11 +270,11 @@ def show_record(what: str, *, out: Path | None) -> None:
     for folder in found[:-1]:
         typer.echo(f"also: {folder}", err=True)
     artifact = Store(found[-1].parents[1]).read(found[-1])
-    _say(json.dumps({"path": str(artifact.path), **artifact.record}, indent=2, ensure_ascii=False))
+    say(json.dumps({"path": str(artifact.path), **artifact.record}, indent=2, ensure_ascii=False))
 
 
 def _built_store(loaded: LoadedStudy, out: Path | None, file: Path) -> Store:
-    store = _store(loaded, out)
+    store = store_of(loaded, out)
     if not store.artifacts.is_dir():
         raise StoreError(f"{store.root}: nothing is built yet; 'prism run {file}' builds it")
     return store
@@ -318,7 +282,7 @@ def _built_store(loaded: LoadedStudy, out: Path | None, file: Path) -> Store:
 
 def _decided(loaded: LoadedStudy, store: Store, threads: int | None, only: tuple[str, ...]) -> Summary:
     with _opened(store):
-        return Runner(_planned(loaded, store, threads), store, only=only, display=display_for(sys.stderr)).run()
+        return Runner(planned(loaded, store, threads), store, only=only, display=display_for(sys.stderr)).run()
 
 
 def ledger_of(file: Path, *, out: Path | None) -> Artifact:
@@ -337,7 +301,7 @@ def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: 
     absent = sum(step.get("reason", "").endswith(NOT_BUILT) for step in summary.steps)
     if absent:
         typer.echo(f"{absent} steps are not in it; 'prism run {file}' builds them", err=True)
-    _say(str(summary.report))
+    say(str(summary.report))
     if open_it and summary.report is not None:
         import webbrowser
 
@@ -345,24 +309,14 @@ def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: 
             typer.echo("no browser could be opened here: open that file in one", err=True)
 
 
-def built(file: Path, kind: str, *, out: Path | None) -> tuple[LoadedStudy, dict[str, Artifact]]:
-    """A study, and its finished artifacts of a kind by step id."""
-    loaded = load_study(file)
-    store = _store(loaded, out)
-    found = _planned(loaded, store, None).resolve(store.record)
-    names = {step_id: this.fingerprint for step_id, this in found.items() if isinstance(this, Settled)}
-    artifacts = {name: store.find(kind, names[name]) for name in names if name.startswith(f"{kind}/")}
-    return loaded, {step_id: artifact for step_id, artifact in artifacts.items() if artifact is not None}
-
-
 def collect_garbage(file: Path, *, out: Path | None, threads: int | None, snapshots: bool, yes: bool) -> None:
     """``prism gc``."""
     loaded = load_study(file)
-    store = _store(loaded, out)
+    store = store_of(loaded, out)
     if not store.root.is_dir():
         raise StoreError(f"{store.root}: no such run folder; --out names another")
     with store.lock():
-        plan = _planned(loaded, store, threads)
+        plan = planned(loaded, store, threads)
         found = plan.resolve(store.record)
         kept = {store.path(f.step.kind, f.fingerprint) for f in found.values() if isinstance(f, Settled)}
         begun = {store.scratches / path.name for path in kept if not path.exists()}
@@ -371,14 +325,14 @@ def collect_garbage(file: Path, *, out: Path | None, threads: int | None, snapsh
         spare = [folder for folder in store.all() if folder not in kept]
         for folder in [*spare, *sorted(store.damaged.glob("*")), *sorted(left)]:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            _say(f"{_bytes(size):>8}  {folder.relative_to(store.root)}")
+            say(f"{_bytes(size):>8}  {folder.relative_to(store.root)}")
             freed += store.remove(folder) if yes else size
         for artifact in _spare_snapshots(plan, found, store) if snapshots else ():
             files = artifact.record["files"]
             size = sum(known["bytes"] for name, known in files.items() if name.startswith("snapshots/"))
-            _say(f"{_bytes(size):>8}  {artifact.path.relative_to(store.root)}/snapshots")
+            say(f"{_bytes(size):>8}  {artifact.path.relative_to(store.root)}/snapshots")
             freed += store.drop(artifact, "snapshots/") if yes else size
-    _say(f"{_bytes(freed)} freed" if yes else f"{_bytes(freed)} could be freed; add --yes to delete")
+    say(f"{_bytes(freed)} freed" if yes else f"{_bytes(freed)} could be freed; add --yes to delete")
 
 
 def _spare_snapshots(plan: Plan, found: Mapping[str, Settled | Missing], store: Store) -> Iterator[Artifact]:
@@ -386,7 +340,7 @@ def _spare_snapshots(plan: Plan, found: Mapping[str, Settled | Missing], store: 
     wanted = {
         step.inputs["run"]
         for step in plan.steps
-        if step.kind == "trajectory" and _state(store, found[step.id]) in ("to build", "damaged")
+        if step.kind == "trajectory" and state_of(store, found[step.id]) in ("to build", "damaged")
     }
     for step_id, this in found.items():
         if isinstance(this, Missing) or step_id in wanted:

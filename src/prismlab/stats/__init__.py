@@ -9,10 +9,24 @@ from __future__ import annotations
 from prismlab.stats.decisions import Equivalence, equivalence, holm, non_inferiority
 from prismlab.stats.interval import Floats, Interval, Statistic
 from prismlab.stats.paired import PairedItems, paired_items
-from prismlab.stats.planning import detectable_difference_items, items_to_decide, power_items, variance_of_item
+from prismlab.stats.planning import (
+    detectable_difference_items,
+    items_to_decide,
+    power_items,
+    samples_to_decide,
+    variance_of_item,
+    variance_parts,
+)
 from prismlab.stats.proportions import clustered_proportion, mean_pass_at_k, pass_at_k, wilson
 from prismlab.stats.resample import bootstrap_ratio, bootstrap_statistic, cluster_bootstrap
-from prismlab.stats.student import detectable_difference_t, mean_t, p_value_t, paired_difference, power_t
+from prismlab.stats.student import (
+    detectable_difference_t,
+    mean_t,
+    p_value_t,
+    paired_difference,
+    power_t,
+    seeds_to_decide,
+)
 
 __all__ = [
     "Equivalence",
@@ -38,6 +52,9 @@ __all__ = [
     "pass_at_k",
     "power_items",
     "power_t",
+    "samples_to_decide",
+    "seeds_to_decide",
     "variance_of_item",
+    "variance_parts",
     "wilson",
 ]

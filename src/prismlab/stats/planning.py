@@ -6,8 +6,13 @@ All by the normal distribution and the variance of a mean over items; few items 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
+from typing import Any
 
-from prismlab.stats.interval import special
+from numpy.typing import ArrayLike, NDArray
+
+from prismlab.stats.interval import special, vector
+from prismlab.stats.proportions import group, per_cluster
 
 
 def _quantile(p: float) -> float:
@@ -65,6 +70,48 @@ def items_to_decide(distance: float, variance: float, alpha: float = 0.025, powe
     if distance == 0:
         return None
     return math.ceil(((_quantile(1 - alpha) + _quantile(power)) / distance) ** 2 * variance)
+
+
+def samples_to_decide(
+    distance: float, between: float, within: float, items: int, alpha: float = 0.025, power: float = 0.8
+) -> int | None:
+    """Samples an item after which ``items`` items see ``distance`` from a bound, with probability ``power``.
+
+    The variance of the mean is (between + within/m)/items with m samples an item; no m helps against the part between.
+
+    Args:
+        distance: true difference minus the bound of the test, of either sign; 0 gives None.
+        between: variance of the items' true means, see ``variance_parts``.
+        within: variance of one sample about its item's mean.
+
+    Returns:
+        1 or more; None where no number of samples is enough.
+    """
+    if items < 2 or between < 0 or within < 0:
+        raise ValueError(f"{items} items of variances {between}, {within}: at least 2 items, none below 0")
+    allowed = items * (distance / (_quantile(1 - alpha) + _quantile(power))) ** 2
+    return None if allowed <= between else max(1, math.ceil(within / (allowed - between)))
+
+
+def variance_parts(values: ArrayLike, clusters: Sequence[Hashable] | NDArray[Any]) -> tuple[float, float] | None:
+    """Variance between items and within them, of a value a sample (one-way analysis of variance).
+
+    With sizes m_i of n items in N values, within = SSW/(N - n) and between = (SSB/(n - 1) - within)/m0, at least 0,
+    m0 = (N - sum m_i^2/N)/(n - 1) (Searle, Casella and McCulloch 1992, section 3.6).
+
+    Returns:
+        None with fewer than 2 items, or with one value an item, which tells nothing of what lies within.
+    """
+    x = vector(values, "values")
+    codes, n = group(clusters, len(x))
+    if n < 2 or len(x) == n:
+        return None
+    sizes = per_cluster(codes, n)
+    means = per_cluster(codes, n, x) / sizes
+    inner = float(((x - means[codes]) ** 2).sum()) / (len(x) - n)
+    outer = float((sizes * (means - float(x.mean())) ** 2).sum()) / (n - 1)
+    equivalent = (len(x) - float((sizes**2).sum()) / len(x)) / (n - 1)
+    return max(0.0, (outer - inner) / equivalent), inner
 
 
 def power_items(distance: float, items: int, variance: float, alpha: float = 0.025) -> float:

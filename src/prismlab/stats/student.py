@@ -101,3 +101,32 @@ def detectable_difference_t(sd: float, n: int, confidence: float = 0.95, power: 
         middle = (lo + hi) / 2
         lo, hi = (middle, hi) if (power_t(middle, sd, n, confidence) or 0.0) < power else (lo, middle)
     return (lo + hi) / 2
+
+
+MOST_SEEDS = 10_000
+"""Seeds beyond which no study is planned."""
+
+
+def seeds_to_decide(distance: float, sd: float, confidence: float = 0.95, power: float = 0.8) -> int | None:
+    """Seeds after which the two-sided t test sees ``distance`` from its threshold with probability ``power``.
+
+    The smallest n with ``power_t(distance, sd, n, confidence) >= power``, by bisection: the power rises with n.
+
+    Args:
+        distance: true mean minus the threshold, of either sign; 0 is never decided and gives None.
+        sd: standard deviation of one value, above 0.
+
+    Returns:
+        2 or more; None where more than ``MOST_SEEDS`` would be needed.
+    """
+
+    def enough(n: int) -> bool:
+        return (power_t(distance, sd, n, confidence) or 0.0) >= power
+
+    if distance == 0 or not enough(MOST_SEEDS):
+        return None
+    low, high = 1, MOST_SEEDS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
