@@ -1,7 +1,6 @@
 """Runs inside: the first thing that a confined Python does. It takes one job, sets the limits, and runs the program.
 
-The keeper passes this file's text with ``-c`` (the file itself is not visible inside), with ``PLAIN``, the text of ``plain.py``, in
-front. Nothing here is a secret and nothing here is trusted afterwards: the program runs in the same interpreter and
+The keeper passes this file compiled, with ``-c`` (the file itself is not visible inside), and ``plain.py`` as ``PLAIN``. Nothing here is a secret and nothing here is trusted afterwards: the program runs in the same interpreter and
 may change all of it, so what it sends is only ever a plain value, and what it should have sent never comes in.
 
 Jobs (marshal, from the parent, on descriptor 3) are dicts with ``mode``:
@@ -19,7 +18,8 @@ import sys
 CONTROL = 3
 OUT_OF_MEMORY = 77
 """Exit status of a program that could not get memory."""
-PLAIN = globals().get("PLAIN", "")
+PLAIN = globals().get("PLAIN", b"")
+"""The code of ``plain.py``, in marshal's form."""
 
 
 def read_exactly(size):
@@ -165,7 +165,7 @@ class Answers:
 
 def load_plain():
     space = {"__name__": "plain"}
-    exec(compile(PLAIN, "<plain>", "exec"), space)
+    exec(marshal.loads(PLAIN), space)
     return space
 
 

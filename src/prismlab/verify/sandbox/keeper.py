@@ -131,6 +131,10 @@ class Keeper:
             said = b""
         if said[:1] == b"S":
             worker.watched = json.loads(said[1:])
+            self.watcher.forget_strangers()
+            # Most programs are over before it is time to look at them.
+            if sum(one.watched is not None for one in self.workers) == 1:
+                self.next_look = time.monotonic() + TICK
         else:
             if not said:
                 self._forget(worker.line.fileno())

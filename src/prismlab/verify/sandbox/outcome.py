@@ -34,7 +34,10 @@ class Limits:
     def job(self) -> dict[str, int]:
         """As the confined side sets them; CPU seconds of a process stand a little above the wall clock, which decides."""
         whole = asdict(self)
-        return {**{name: whole[name] for name in ("memory", "processes", "scratch", "files")}, "cpu": int(self.seconds) + 2}
+        return {
+            **{name: whole[name] for name in ("memory", "processes", "scratch", "files")},
+            "cpu": int(self.seconds) + 2,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

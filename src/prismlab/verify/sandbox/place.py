@@ -70,6 +70,7 @@ def environment(home: str) -> dict[str, str]:
         "HOME": home,
         "LANG": "C.UTF-8",
         "PATH": "/usr/bin",
+        "PWD": home,
         "PYTHONHASHSEED": "0",
         "TMPDIR": home,
         "TZ": "UTC",

@@ -60,8 +60,16 @@ class Pool:
         self.lock = threading.Lock()
         bwrap = shutil.which("bwrap") or ""
         if level == "A" and not bwrap:
-            raise SandboxError("the sandbox's level A needs bwrap: apt-get install bubblewrap (dnf, pacman: the same name)")
-        settings = {"level": level, "program": place.program, "prefix": place.prefix, "bwrap": bwrap, "scratch": scratch}
+            raise SandboxError(
+                "the sandbox's level A needs bwrap: apt-get install bubblewrap (dnf, pacman: the same name)"
+            )
+        settings = {
+            "level": level,
+            "program": place.program,
+            "prefix": place.prefix,
+            "bwrap": bwrap,
+            "scratch": scratch,
+        }
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         source = str(Path(__file__).parents[3])
         try:

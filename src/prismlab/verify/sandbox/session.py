@@ -54,6 +54,8 @@ class Session:
         self.heard = b""
         self.accepted: float | None = None
         self.final: Mapping[str, Any] | None = None
+        self.inside: int | None = None
+        """Level A: the first process inside, by the host's number."""
         self.why: Status | None = None
         self.fault = ""
         self.began = self.finished = time.monotonic()
@@ -114,6 +116,8 @@ class Session:
     def _line(self) -> None:
         try:
             said = self.worker.line.recv(1 << 12)
+        except ConnectionResetError:
+            return  # it closed before it had read all of ours; what it said before is still to be read
         except OSError:
             said = b""
         if not said:
@@ -121,6 +125,7 @@ class Session:
             self.final = self.final or {}
             return
         words = json.loads(said)
+        self.inside = words.get("inside", self.inside)
         if "status" in words:
             self.final = words
             self.finished = time.monotonic()

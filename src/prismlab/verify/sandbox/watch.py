@@ -67,6 +67,10 @@ class Watcher:
         self.known: dict[int, int] = {}
         """Root of each process seen before; 0 of a stranger."""
 
+    def forget_strangers(self) -> None:
+        """A worker's job begins: its processes may have been taken for strangers while it waited."""
+        self.known = {pid: root for pid, root in self.known.items() if root}
+
     def groups(self, roots: Iterable[int], session: bool) -> dict[int, Group]:
         """The group of each root process: its session, or its descendants.
 
