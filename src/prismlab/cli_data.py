@@ -33,7 +33,7 @@ def sources(
     "prism data clean study.yaml web --out cleaned/web --executor slurm --option time=12:00:00 --option partition=cpu"
 )
 def clean(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")],
+    study: Annotated[Path, typer.Argument(metavar="FILE", help="A study, or a file with mixtures (YAML).")],
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the documents and the work.")],
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes at a time.")] = 1,
@@ -45,7 +45,7 @@ def clean(
 ) -> None:
     """Clean one source as a run would; stopped, it goes on."""
     from prismlab.errors import SpecError
-    from prismlab.study.load import load_study
+    from prismlab.study.load import load_mixtures
     from prismlab.study.plan import plan_cleaning
     from prismlab.tools.data_sources import clean as work
 
@@ -57,10 +57,10 @@ def clean(
         options[key] = int(value) if value.lstrip("-").isdigit() else value
     if executor == "local" and option:
         raise SpecError("--option is for --executor slurm or ray; on this machine there is --workers")
-    step = plan_cleaning(load_study(study), source)
+    step = plan_cleaning(load_mixtures(study).as_study(), source)
     if step is None:
         raise SpecError(
-            f"{study}: source {source!r} asks for no cleaning; give it a 'recipe', 'filters' or 'dedup', or the study "
+            f"{study}: source {source!r} asks for no cleaning; give it a 'recipe', 'filters' or 'dedup', or the file "
             "'decontaminate'"
         )
     config = {**step.config, "files": step.paths}

@@ -85,19 +85,29 @@ def measure(corpus: Corpus, most: int = MOST_ROWS) -> dict[str, Any]:
     }
 
 
-def ahead(corpus: Corpus, points: int = 300) -> dict[str, list[tuple[int, float]]]:
-    """How far each source is ahead of its share of the tokens so far, in rows of its own mean length.
+def ahead(corpus: Corpus, points: int = 200) -> dict[str, Any]:
+    """How far sources are from their shares of the tokens so far, in rows of each one's own mean length.
+
+    Args:
+        corpus: opened.
+        points: into how many stretches the rows are parted, at most; every row is looked at.
 
     Returns:
-        {source: [(rows so far, rows ahead)]}, at up to ``points`` places.
+        ``most`` ({source: most rows from its share at any row, ahead or behind}), ``ahead`` and ``behind`` ([(last row
+        of a stretch, rows of the source that is furthest ahead, or behind, in it)]).
     """
-    out: dict[str, list[tuple[int, float]]] = {}
-    places = np.unique(np.linspace(1, corpus.n_rows, min(points, corpus.n_rows)).astype(np.int64))
+    stops = np.unique(np.linspace(0, corpus.n_rows, min(points, corpus.n_rows) + 1).astype(np.int64))
     fill = corpus.row_fill.astype(np.float64)
-    total = np.cumsum(fill)
+    total, first = np.cumsum(fill), stops[:-1]
+    high, low = np.full(len(first), -np.inf), np.full(len(first), np.inf)
+    most: dict[str, float] = {}
     for at, source in enumerate(corpus.manifest["sources"]):
         mine = corpus.row_source == at
         if mine.any():
             lead = (np.cumsum(np.where(mine, fill, 0.0)) - float(source["weight"]) * total) / fill[mine].mean()
-            out[corpus.sources[at]] = list(zip(places.tolist(), lead[places - 1].tolist(), strict=True))
-    return out
+            high = np.maximum(high, np.maximum.reduceat(lead, first))
+            low = np.minimum(low, np.minimum.reduceat(lead, first))
+            most[corpus.sources[at]] = float(np.abs(lead).max())
+    found = {"ahead": high.tolist(), "behind": low.tolist()}
+    lasts = stops[1:].tolist()
+    return {"most": most} | {name: list(zip(lasts, leads, strict=True)) for name, leads in found.items()}

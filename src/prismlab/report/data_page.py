@@ -18,8 +18,15 @@ def _value(value: float) -> Interval:
     return Interval(value, None, None, 1, "one")
 
 
+TINTS = (
+    *("#3b7dd8", "#d98f00", "#2f8f5b", "#c2459a", "#7a6aa8", "#b8606a", "#5aa9c7", "#9a9a3f", "#8a5a2b", "#555b66"),
+    *SPARE_COLOURS,
+)
+"""Colours that can be told apart, for as many sources or reasons as there are as a rule."""
+
+
 def _tints(names: Sequence[str]) -> dict[str, str]:
-    return {name: SPARE_COLOURS[at % len(SPARE_COLOURS)] for at, name in enumerate(names)}
+    return {name: TINTS[at % len(TINTS)] for at, name in enumerate(names)}
 
 
 def shares(sources: Mapping[str, Mapping[str, Any]]) -> Drawing:
@@ -32,19 +39,19 @@ def shares(sources: Mapping[str, Mapping[str, Any]]) -> Drawing:
     return Drawing("shares", figure, "Shares of tokens, padding apart.", "Shares asked and realised")
 
 
-def prefixes(path: Mapping[str, Sequence[tuple[int, float]]]) -> Drawing:
-    """How far each source is ahead of what was asked, on the way: {source: [(rows so far, rows ahead)]}."""
-    tints = _tints(list(path))
+def prefixes(path: Mapping[str, Any]) -> Drawing:
+    """How far sources are from what was asked, on the way; ``path`` as of ``data.inspect.ahead``."""
     lines = [
-        Line(name=name, colour=tints[name], seeds={0: [(float(rows), lead) for rows, lead in points]})
-        for name, points in path.items()
+        Line(name=f"furthest {side}", colour=tint, seeds={0: [(float(rows), lead) for rows, lead in path[side]]})
+        for side, tint in (("ahead", "#3b7dd8"), ("behind", "#d98f00"))
     ]
-    panel = Panel(title="rows ahead of the share asked", x="rows so far", y="rows", lines=lines)
+    panel = Panel(title="rows from the share asked", x="rows so far", y="rows", lines=lines)
     how = (
-        "Above 0 a source has given more than its share of the tokens so far, below less. No source strays by more "
-        "than a row or so, so a training that stops early had the mixture that was asked."
+        "Of all sources the one that has given most above its share of the tokens so far, and the one most below, at "
+        "the worst row of each stretch. None strays by more than a row or so: a training that stops early had the "
+        "mixture that was asked."
     )
-    return Drawing("prefixes", figures.draw([panel], columns=1, height=300), how, "Shares on the way")
+    return Drawing("prefixes", figures.draw([panel], columns=1, height=260), how, "Shares on the way")
 
 
 def lengths(measured: Mapping[str, Any], domains: Mapping[str, str]) -> Drawing:

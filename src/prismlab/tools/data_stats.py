@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import webbrowser
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ def stats(path: Path, *, out: Path | None, verify: bool, open_it: bool, as_json:
         [_sources(sources, cleaning, measured), *_counts(cleaning)],
         more=[*_examples(cleaning), *_evidence(cleaning)],
         title=f"Corpus {shown(path.resolve().name, 60)}",
-        notes=_notes(corpus, cleaning, verify),
+        notes=_notes(corpus, prefix, cleaning, verify),
         figures=lambda: _drawings(sources, measured, prefix, cleaning),
         out=target,
         as_json=as_json,
@@ -117,12 +118,15 @@ def stats(path: Path, *, out: Path | None, verify: bool, open_it: bool, as_json:
         webbrowser.open((target / "data-stats.html").resolve().as_uri())
 
 
-def _notes(corpus: Corpus, cleaning: Mapping[str, Cleaning], verified: bool) -> list[str]:
+def _notes(corpus: Corpus, prefix: Mapping[str, Any], cleaning: Mapping[str, Cleaning], verified: bool) -> list[str]:
     rows, padding = corpus.n_rows, int(corpus.manifest["padding"])
     full = percent(1 - padding / max(rows * corpus.seq_len, 1))
     packing = (corpus.manifest.get("packing") or {}).get("method", "concat")
     lines = [f"{rows:,} rows of {corpus.seq_len:,} tokens, {full}% full, packed by {packing}"]
     lines.append(f"token stream {corpus.manifest['stream']}" + (", every file compared with its hash" * verified))
+    if prefix["most"]:
+        source, most = max(prefix["most"].items(), key=lambda pair: pair[1])
+        lines.append(f"at no row is a source further than {most:.2f} rows from its share ({shown(source, 60)})")
     looked = [one.metrics["contamination"] for one in cleaning.values() if one.metrics.get("contamination")]
     if looked:
         held = sum(one["documents"]["exact"] for one in looked)
@@ -182,6 +186,11 @@ def _text(value: object) -> str:
     return shown(" ".join(str(value).split()), EXCERPT) if value else NONE
 
 
+def _name(value: object) -> str:
+    """A name of a file or an item, which a narrow column may break behind its marks."""
+    return re.sub(r"(?<=[/:_.-])(?=\w)", "\u200b", _text(value))
+
+
 def _lost(one: Cleaning) -> dict[str, int]:
     return {**one.metrics["bad"], **one.metrics["dropped"]}
 
@@ -203,13 +212,19 @@ def _examples(cleaning: Mapping[str, Cleaning]) -> list[Table]:
     for name, one in cleaning.items():
         for reason in _lost(one):
             for row in [row for row in one.dropped if row["reason"] == reason][:EXAMPLES]:
-                told = [name, shown(reason, 80), _text(row["where"]), _text(row["excerpt"]), _text(row["detail"])]
-                rows.append(told)
+                place = "; ".join(_name(row[key]) for key in ("where", "detail") if row[key])
+                rows.append([name, shown(reason, 80), place or NONE, _text(row["excerpt"])])
     if not rows:
         return []
-    head = ("source", "reason", "place", "text", "note")
+    head = ("source", "reason", "place, and what stays instead", "text")
     note = f"up to {EXAMPLES} examples a reason"
-    return [Table(head=head, rows=rows, words=5, title="What was dropped", note=note)]
+    return [Table(head=head, rows=rows, words=4, title="What was dropped", note=note)]
+
+
+def _much(hit: Mapping[str, Any]) -> str:
+    if not hit["item"]:
+        return f"{hit['words']} answers"
+    return f"{hit['words']} words ({percent(hit['share'])}%)"
 
 
 def _evidence(cleaning: Mapping[str, Cleaning]) -> list[Table]:
@@ -224,19 +239,17 @@ def _evidence(cleaning: Mapping[str, Cleaning]) -> list[Table]:
     rows = [
         [
             name,
-            f"{hit['kind']} {hit['part']}" + (f", aside: {hit['aside']}" if hit["aside"] else ""),
-            _text(hit["where"]),
-            _text(f"{hit['task']}/{hit['item']}" if hit["item"] else ""),
+            f"{hit['kind']} {hit['part']}, {_much(hit)}" + (f"; aside: {hit['aside']}" if hit["aside"] else ""),
+            _name(hit["where"]),
+            _name(f"{hit['task']}/{hit['item']}" if hit["item"] else ""),
             _text(hit["text"]),
             _text(hit["item_text"]),
-            f"{hit['words']}",
-            percent(hit["share"]) if hit["item"] else NONE,
         ]
         for name, hit in found[:EVIDENCE]
     ]
-    head = ("source", "kind", "document", "item", "span in the document", "span in the item", "words", "share %")
+    head = ("source", "found", "document", "item", "span in the document", "span in the item")
     told = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    note = f"{told}; the first {len(rows)} of {len(found)}. share: of the item's part, over all spans"
+    note = f"{told}; the first {len(rows)} of {len(found)}. words: of the item's part, over all spans"
     return [Table(head=head, rows=rows, words=6, title="Evaluation items in documents", note=note)]
 
 

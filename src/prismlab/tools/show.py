@@ -211,7 +211,7 @@ def _page(title: str, tool: str, tables: Sequence[Table], notes: Sequence[str], 
         return [sections.Cell(cell.replace("  ", "\u2003"), number=k >= words) for k, cell in enumerate(row)]
 
     listed = [
-        sections.Table(t.head, [cells(row, t.words) for row in t.rows], " ".join(filter(None, (t.title, t.note))))
+        sections.Table(t.head, [cells(row, t.words) for row in t.rows], ": ".join(filter(None, (t.title, t.note))))
         for t in tables
     ]
     return page.fill(
