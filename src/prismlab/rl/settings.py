@@ -42,6 +42,8 @@ FIXED: dict[str, Any] = {
     # Read for the reference alone: it goes where the policy is, not spread over all devices.
     "model_init_kwargs": {"device_map": None},
     "fp16": False,
+    # Every weight takes part in every pass; looking for others costs time in each.
+    "ddp_find_unused_parameters": False,
     "dataloader_num_workers": 0,
     "dataloader_pin_memory": False,
     "remove_unused_columns": False,
