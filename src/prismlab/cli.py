@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from prismlab import cli_data, cli_judge
+from prismlab import cli_data, cli_judge, cli_plan, cli_train
 
 app = typer.Typer(
     name="prism",
@@ -90,12 +90,7 @@ def check(
     check_study(study, artifacts=artifacts, out=out)
 
 
-@app.command(epilog="Example:  prism plan study.yaml")
-def plan(study: StudyFile, out: Out = None, threads: Threads = None) -> None:
-    """Show the steps: state, tokens, operations, time."""
-    from prismlab.commands import show_plan
-
-    show_plan(study, out=out, threads=threads)
+app.command(epilog=cli_plan.PLAN)(cli_plan.plan)
 
 
 @app.command(epilog="Examples:  prism run study.yaml --jobs 2  |  prism run study.yaml --until train/mid-mc")
@@ -346,6 +341,8 @@ def landscape(
 
 app.command(epilog=cli_judge.GATE)(cli_judge.gate)
 app.command(epilog=cli_judge.CLAIMS)(cli_judge.claims)
+app.command(epilog=cli_judge.ADVISE)(cli_judge.advise)
+app.command(epilog=cli_train.MODELS)(cli_train.models)
 app.add_typer(cli_data.app)
 
 

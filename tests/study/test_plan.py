@@ -326,11 +326,16 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     study_ = loaded(tmp_path)
     steps = {step.id: step for step in planned(tmp_path).steps}
     train = Costs(study_).of(steps["train/mid-mc/s0"])
-    parameters = 12 * 128 * 128 * 4
-    assert (train.tokens, train.flops, train.seconds) == (640, 6 * parameters * 640, None)
+    # Four layers: queries and output 128 x 128, keys and values 128 x 64, three matrices 128 x 384; a head of 258.
+    products = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384) + 128 * 258
+    row = 2 * products * 16 + 4 * 4 * 128 * (16 * 17 // 2)
+    assert (train.tokens, train.flops, train.seconds) == (640, 3 * 40 * row, None)
     rl = Costs(study_).of(steps["rl/rl/s0"])
     assert rl.tokens == 5 * 64 * 16 * 15360
-    assert rl.flops == 10 * parameters * rl.tokens
+    # Sampled with half a response behind each token, trained on, and scored by the reference.
+    sampled = 2 * products + 4 * 4 * 128 * 7680
+    passed = 2 * products + 4 * 4 * 128 * 15361 / 2
+    assert rl.flops == pytest.approx(rl.tokens * (sampled + 4 * passed))
     record = {"kind": "train", "name": "x", "version": 1, "status": "complete", "seconds": 2.0}
     half = {"config": {**steps["train/base/s0"].config, "spec": {**steps["train/base/s0"].config["spec"], "steps": 5}}}
     known = Costs(study_, [{**record, **half}])
@@ -354,7 +359,8 @@ def test_landscapes_of_the_chain_or_of_what_is_named(tmp_path: Path) -> None:
     # 9 points of the path, 9 of the grid, of which (0, 0), (0.5, 0), (1, 0), (1, 0.5) and (1, 1) are the same.
     assert step_tokens(one) == 13 * 2 * 7 * 1 * 32768
     cost = Costs(loaded(tmp_path, data)).of(one)
-    assert cost.flops == 2 * 12 * 128 * 128 * 4 * step_tokens(one)
+    products = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384) + 128 * 258
+    assert cost.flops == (2 * products + 4 * 4 * 128 * 16384) * step_tokens(one)
     del data["analyses"]["landscape"]["triples"]
     data["claims"] = {"arms": {"mid[MCS]": "mid-mc", "mid[MCS]>rl[MCS]": "rl"}}
     assert names(planned(tmp_path, data), "landscape")[0] == "base:mid-mc:rl"

@@ -1,32 +1,34 @@
-"""What steps cost: tokens, floating-point operations, and seconds where records of like steps tell them.
+"""What steps cost: tokens, floating-point operations, disk, and seconds where records of like steps tell them.
 
-Operations follow the usual count for dense transformers (Kaplan et al. 2020): 6 N a token to train, 2 N to sample or to
-score, N the parameters. Attention over the context is not in it, so long contexts cost more than this says.
+Operations are those of ``prismlab.cost``, attention over the context included, by the shape of the base's model. Where
+the shape is not known (a class without one), the usual count of dense transformers stands in (Kaplan et al. 2020): 6 N
+a token to train, 2 N to sample, N the parameters; attention is not in it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
 
+from prismlab.cost.hub import hub_shape
+from prismlab.cost.operations import forward_operations, token_operations
+from prismlab.cost.shapes import Shape, shape_of
+from prismlab.cost.tiny import tiny_shape
+from prismlab.cost.training import Disk, operations_of, setting_of, training_disk
+from prismlab.errors import SpecError
 from prismlab.study.checkpoints import TrainSpec
 from prismlab.study.load import LoadedStudy
 from prismlab.study.steps import Step
 from prismlab.study.study import Study
 
-HUB_PARAMETERS = {
-    "ibm-granite/granite-3.3-8b-base": 8.17e9,
-    "ibm-granite/granite-4.0-micro-base": 3.40e9,
-    "ibm-granite/granite-4.0-h-micro-base": 3.19e9,
-    "meta-llama/Llama-3.1-8B": 8.03e9,
-    "mistralai/Mistral-7B-v0.1": 7.24e9,
-    "mistralai/Mistral-Small-24B-Base-2501": 23.57e9,
-    "nvidia/Nemotron-H-8B-Base-8K": 8.10e9,
-}
-"""Parameters of the reference study's seven bases, from their model cards (rounded)."""
-_OPERATIONS = {"train": 6.0, "scoring": 2.0, "evaluation": 2.0, "landscape": 2.0, "frontier": 2.0}
+_SAMPLING = ("scoring", "evaluation", "landscape", "frontier")
+_NARROW_VOCABULARY = 2**16
+"""Vocabularies below this are stored in two bytes a token, others in four."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,28 +38,49 @@ class Cost:
     tokens: int | None = None
     flops: float | None = None
     seconds: float | None = None
+    disk: Disk | None = None
 
 
 def _root_base(study: Study, name: str) -> str:
+    name = name if name in study.bases else name.partition("@")[0]
     while name in study.checkpoints:
         spec = study.checkpoints[name]
-        name = next(iter(spec.weights)) if spec.stage == "merge" else spec.start
+        name = next(iter(spec.weights)) if spec.stage == "merge" else spec.start.partition("@")[0]
     return name
 
 
-def parameters(loaded: LoadedStudy, name: str) -> float | None:
-    """Parameters of a base or checkpoint: weight files on disk, the known models, or a tiny model's shape.
+def _config_of(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # The base step tells what is wrong with the folder; a plan only lacks its shape.
+    return cast(dict[str, Any], found) if isinstance(found, dict) else None
 
-    A tiny model counts 12 width^2 a layer (attention and MLP), embeddings apart; None where nothing is known.
-    """
-    base = loaded.study.bases[_root_base(loaded.study, name)]
-    if base.checkpoint is None:
-        return 12.0 * base.width**2 * base.layers
+
+def shape_for(loaded: LoadedStudy, name: str) -> Shape | None:
+    """Shape of a base or checkpoint: by its base's config.json, as a known hub model or a tiny one; None else."""
+    root = _root_base(loaded.study, name)
+    base = loaded.study.bases[root]
+    if base.arch is not None:
+        return tiny_shape(base.arch, base.width, base.layers)
+    folders = loaded.files.get(f"bases.{root}")
+    if not folders:
+        return hub_shape(str(base.checkpoint))
+    config = _config_of(folders[0])
+    try:
+        return None if config is None else shape_of(config)
+    except SpecError:
+        return None
+
+
+def parameters(loaded: LoadedStudy, name: str) -> float | None:
+    """Parameters of a base or checkpoint: by its shape or its weight files on disk; None where neither is known."""
+    shape = shape_for(loaded, name)
+    if shape is not None:
+        return float(shape.parameters)
     folders = loaded.files.get(f"bases.{_root_base(loaded.study, name)}")
-    if folders:
-        size = sum(file.stat().st_size for file in folders[0].glob("*.safetensors"))
-        return size / 2 if size else None  # Two bytes a parameter: released models are bf16.
-    return HUB_PARAMETERS.get(base.checkpoint.partition("@")[0])
+    size = sum(file.stat().st_size for file in folders[0].glob("*.safetensors")) if folders else 0
+    return size / 2 if size else None  # Two bytes a parameter: released models are bf16.
 
 
 def _places(points: int, grid: int | None) -> int:
@@ -91,11 +114,54 @@ def step_tokens(step: Step) -> int | None:
     return None
 
 
-def _operations(step: Step) -> float | None:
-    """Operations a token and parameter; RL samples (2), trains (6) and, with a KL penalty, asks the reference (2)."""
+def _sampled(shape: Shape, tokens: float, longest: int) -> float:
+    """Operations to sample ``tokens`` in responses of ``longest``; what the prompts cost is not known beforehand."""
+    return tokens * token_operations(shape, longest / 2)
+
+
+def _rl_operations(shape: Shape, spec: Mapping[str, Any]) -> float:
+    """RL samples, trains on what was sampled and, with a KL penalty, asks the reference."""
+    longest = int(spec["max_new_tokens"])
+    rows = spec["steps"] * spec["prompts_per_step"] * spec["samples"]
+    forward = forward_operations(shape, longest).total
+    return _sampled(shape, rows * longest, longest) + rows * forward * (4.0 if spec["kl_beta"] > 0 else 3.0)
+
+
+def _dense_operations(step: Step) -> float | None:
+    """Operations a token and parameter by the usual count."""
     if step.kind == "rl":
         return 10.0 if step.config["spec"]["kl_beta"] > 0 else 8.0
-    return _OPERATIONS.get(step.kind)
+    return 6.0 if step.kind == "train" else 2.0 if step.kind in _SAMPLING else None
+
+
+def step_operations(step: Step, shape: Shape | None, size: float | None, tokens: int | None) -> float | None:
+    """Operations of a step: by the shape of its model, else by its parameters; None where neither is known."""
+    spec: Mapping[str, Any] = step.config.get("spec") or {}
+    factor = _dense_operations(step)
+    if tokens is None or factor is None:
+        return None
+    if shape is None:
+        return None if size is None else factor * size * tokens
+    if step.kind == "train":
+        # On one device: where a loss goes in pieces depends on how many rows are done at a time.
+        return spec["steps"] * spec["rows"] * operations_of(shape, setting_of(spec, 1)).total
+    if step.kind == "rl":
+        return _rl_operations(shape, spec)
+    return _sampled(shape, tokens, int(spec["max_new_tokens"]))
+
+
+def step_disk(step: Step, shape: Shape | None, tokens: int | None, vocab: int | None) -> Disk | None:
+    """Bytes of a step's artifact, where weights or tokens make it large; None where they do not or are not known."""
+    spec: Mapping[str, Any] = step.config.get("spec") or {}
+    if step.kind == "corpus" and tokens is not None and vocab is not None:
+        return Disk(kept=float(tokens * (2 if vocab < _NARROW_VOCABULARY else 4)))
+    if shape is None:
+        return None
+    if step.kind in ("train", "rl"):
+        return training_disk(shape, spec)
+    if step.kind == "merge":
+        return Disk(kept=shape.parameters * (4.0 if spec.get("dtype") == "float32" else 2.0))
+    return Disk(kept=2.0 * shape.parameters) if step.kind == "base" else None
 
 
 class Costs:
@@ -116,13 +182,20 @@ class Costs:
 
     def of(self, step: Step) -> Cost:
         """The cost of one step."""
-        tokens, operations = step_tokens(step), _operations(step)
-        flops = None
+        tokens, shape, size = step_tokens(step), None, None
         checkpoint = step.facts.get("checkpoint") or step.facts.get("mid")
-        if tokens is not None and operations is not None and checkpoint is not None:
-            size = parameters(self._loaded, str(checkpoint))
-            flops = None if size is None else operations * size * tokens
-        return Cost(tokens=tokens, flops=flops, seconds=self._seconds(step, tokens))
+        if checkpoint is not None and _root_base(self._loaded.study, str(checkpoint)) in self._loaded.study.bases:
+            shape, size = shape_for(self._loaded, str(checkpoint)), parameters(self._loaded, str(checkpoint))
+        flops = None if checkpoint is None else step_operations(step, shape, size, tokens)
+        disk = step_disk(step, shape, tokens, self._vocabulary)
+        return Cost(tokens=tokens, flops=flops, seconds=self._seconds(step, tokens), disk=disk)
+
+    @cached_property
+    def _vocabulary(self) -> int | None:
+        """Of the tokenizer that corpora are made with."""
+        name = self._loaded.study.tokenizer or next(iter(self._loaded.study.bases))
+        shape = shape_for(self._loaded, name)
+        return None if shape is None else shape.vocab
 
     def _seconds(self, step: Step, tokens: int | None) -> float | None:
         past = self._past.get(step.kind)
