@@ -286,6 +286,7 @@ class Runner:
             seed=step.seed,
             threads=step.threads,
             nproc=step.nproc,
+            how=step.how,
             config=settled.config,
             paths={key: list(files) for key, files in step.paths.items()},
             inputs=inputs,

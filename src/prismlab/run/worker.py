@@ -51,6 +51,8 @@ class Job:
     """``{kind, fingerprint}`` or ``{missing: reason}`` by key."""
     root: str
     """The store's folder."""
+    how: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """How the step is carried out, beside what it computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,8 @@ def call(job: Job, out: Path, progress: Progress) -> Result:
     limit_threads(job.threads)  # The import may have brought torch in, with threads as it likes.
     scratch = Store(Path(job.root)).scratch(job.kind, job.fingerprint)
     config = {**job.config, "files": dict(job.paths), "scratch": str(scratch)}
+    if job.how:
+        config["how"] = dict(job.how)
     return stage(config, _artifacts(job), out, progress)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from prismlab.study.checkpoints import CheckpointSpec, MergeSpec, RLSpec, TrainSpec
 from prismlab.study.explain import problem
-from prismlab.study.spec import MixtureSpec, PromptSpec, SourceSpec, TaskSpec
+from prismlab.study.rl import PromptSpec
+from prismlab.study.spec import MixtureSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
 
 _LETTERS = r"\[(?=[MCS])M?C?S?\]"
@@ -52,8 +53,15 @@ def _checkpoints(study: Study) -> Iterator[str]:
         if isinstance(spec, TrainSpec):
             yield from _refer(f"{here}.mixture", [spec.mixture], study.mixtures, "mixture")
             yield from _epochs(here, spec, study)
+            if spec.monitor is not None:
+                yield from _refer(f"{here}.monitor.heldout", spec.monitor.heldout, study.sources, "source")
+                yield from _once(f"{here}.monitor.heldout", spec.monitor.heldout)
+                for taken in {"start", "corpus"}.intersection(spec.monitor.heldout):
+                    yield f"{here}.monitor.heldout: {taken!r} is what the training's own input is called; rename it"
         else:
             yield from _refer(f"{here}.prompts", [spec.prompts], study.prompts, "prompt set")
+            asked = [spec.server, spec.vllm.server if spec.vllm else None]
+            yield from _refer(f"{here}.server", filter(None, asked), study.run.servers, "server in run:")
 
 
 def _prompt_set(name: str, spec: PromptSpec, study: Study) -> Iterator[str]:
@@ -65,6 +73,7 @@ def _prompt_set(name: str, spec: PromptSpec, study: Study) -> Iterator[str]:
         return
     yield from _refer(f"{here}.tasks", spec.tasks, scoring.tasks, f"task among those of scoring {spec.scoring!r}:")
     yield from _refer(f"{here}.overrides", spec.overrides, spec.tasks, "task among this prompt set's")
+    yield from _refer(f"{here}.randomise", spec.randomise, spec.tasks, "task among this prompt set's")
     ranges = {"": (spec.min_correct, scoring.samples if spec.max_correct is None else spec.max_correct)}
     ranges |= {f".overrides.{task}": span for task, span in spec.overrides.items()}
     for key, (low, high) in ranges.items():
@@ -80,6 +89,7 @@ def _sampling(study: Study) -> Iterator[str]:
         yield from _refer(f"scorings.{name}.by", [spec.by], everything, "base or checkpoint")
         yield from _refer(f"scorings.{name}.tasks", spec.tasks, study.tasks, "task")
         yield from _once(f"scorings.{name}.tasks", spec.tasks)
+        yield from _refer(f"scorings.{name}.server", filter(None, [spec.server]), study.run.servers, "server in run:")
     for name, spec in study.prompts.items():
         yield from _prompt_set(name, spec, study)
     for name, spec in study.evaluations.items():

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from prismlab.study.rl import LoraSpec, VllmSpec
+from prismlab.study.running import RunSide
 from prismlab.study.spec import LARGEST, Count, Decay, Fraction, Name, Positive, Spec
 from prismlab.study.training import ModelSide
 
@@ -131,7 +132,7 @@ class TrainRun(Spec):
     """W&B project to log to; needs the package and a login."""
 
 
-class TrainSpec(ModelSide, TrainRun):
+class TrainSpec(RunSide, ModelSide, TrainRun):
     """Next-token training on a mixture; ``pretrain``, ``midtrain``, ``finetune`` and ``extend`` name one loop."""
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from prismlab.study.content import FileHashes
 from prismlab.study.explain import problem
 from prismlab.study.load import LoadedStudy
 from prismlab.study.pairs import evaluated
+from prismlab.study.running import HOW
 from prismlab.study.spec import EvaluationSpec
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
 
@@ -202,16 +203,29 @@ class Builder:
         start = self.checkpoint(spec.start, seed)
         facts = {"checkpoint": name, "start": spec.start, "stage": spec.stage}
         if isinstance(spec, TrainSpec):
-            config = {"stage": spec.stage, "spec": _json(spec), **self._measured(spec)}
+            config, more = self._training(spec)
             inputs = {"start": start, "corpus": self.corpus(spec, seed)}
+            if spec.monitor is not None:
+                inputs |= self.cleaned(spec.monitor.heldout, seed)
             nproc = spec.nproc if spec.launch == "torchrun" else 0
             facts["mixture"] = spec.mixture
-            return self.add("train", name, seed, config, inputs=inputs, facts=facts, nproc=nproc)
+            return self.add("train", name, seed, config, inputs=inputs, facts=facts, nproc=nproc, **more)
         config = {"spec": _json(spec), "template": self.study.template, **self._measured(spec)}
         inputs = {"start": start, "prompts": self.prompts(spec, seed)}
         facts["prompts"] = spec.prompts
         nproc = spec.nproc if spec.launch == "torchrun" else 0
-        return self.add("rl", name, seed, config, inputs=inputs, facts=facts, nproc=nproc)
+        paths = self.served(spec.server or (spec.vllm.server if spec.vllm else None))
+        return self.add("rl", name, seed, config, inputs=inputs, facts=facts, nproc=nproc, paths=paths)
+
+    def _training(self, spec: TrainSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Configuration of a training, and what travels beside it: how it is carried out, files of held-out text."""
+        whole = _json(spec)
+        how = {key: whole.pop(key) for key in HOW}
+        config = {"stage": spec.stage, "spec": whole, **self._measured(spec)}
+        if spec.monitor is None:
+            return config, {"how": how}
+        data, paths = self.data(spec.monitor.heldout, None)
+        return {**config, "heldout": self.study.heldout, "template": self.study.template, **data}, {"how": how, **paths}
 
     def _measured(self, spec: TrainSpec | RLSpec) -> dict[str, Any]:
         """What a run needs that measures its snapshots itself: the thresholds of the study's trajectories."""
@@ -222,7 +236,12 @@ class Builder:
         data, paths = self.data(None, spec.tasks)
         config = {"spec": _json(spec), "template": self.study.template, **data}
         inputs = {"scorer": self.checkpoint(spec.by, seed)}
+        paths["paths"] |= self.served(spec.server)
         return self.add("scoring", name, seed, config, inputs=inputs, facts={"checkpoint": spec.by}, **paths)
+
+    def served(self, name: str | None) -> dict[str, list[str]]:
+        """Where a server is reached: travels with the paths, since no fingerprint depends on an address."""
+        return {} if name is None else {"server": [self.study.run.servers[name]]}
 
     def prompts(self, rl: RLSpec, seed: int) -> str:
         return self.prompt_set(rl.prompts, seed)
@@ -230,7 +249,12 @@ class Builder:
     def prompt_set(self, name: str, seed: int) -> str:
         spec = self.study.prompts[name]
         config = {"spec": _json(spec), "samples": self.study.scorings[spec.scoring].samples}
-        return self.add("prompts", name, seed, config, inputs={"scoring": self.scoring(spec.scoring, seed)})
+        asked, items, paths = self.study.decontaminate, self._items(), dict[str, Any]()
+        if asked is not None and items:
+            data, paths = self.data(None, items)
+            given = {"n": asked.n, "action": asked.action, "allow": asked.allow, "tasks": items}
+            config = {**config, "decontaminate": given, **data}
+        return self.add("prompts", name, seed, config, inputs={"scoring": self.scoring(spec.scoring, seed)}, **paths)
 
     def evaluation(self, name: str, checkpoint: str, seed: int) -> str:
         spec = self.study.evaluations[name]

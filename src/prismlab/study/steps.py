@@ -37,6 +37,9 @@ class Step:
     threads: int = 1
     nproc: int = 0
     """Processes under torchrun; 0 runs the stage in the worker itself."""
+    how: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """How the step is carried out, given to the stage as ``config['how']``, never fingerprinted: it may go on under
+    another mesh of processes, or save more often."""
 
     @property
     def takes_what_there_is(self) -> bool:
