@@ -158,7 +158,8 @@ def test_a_plan_that_cannot_fit_names_what_would(tmp_path: Path, capsys: pytest.
     with pytest.raises(SpecError, match=r"2 devices of 20 GB have; \d+(\.\d+)? GB is the least.*more devices"):
         plan_text(capsys, tmp_path, STUDY, devices=2, memory_gb=20.0)
     # Without a stated machine the table tells, and nothing is refused.
-    assert "no, 141 GB" in plan_text(capsys, tmp_path, STUDY, device="h200")
+    large = study(bases={"tiny": {"checkpoint": "mistralai/Mistral-Small-24B-Base-2501@main"}})
+    assert "no, 141 GB" in plan_text(capsys, tmp_path, written(tmp_path, large), device="h200")
     with pytest.raises(SpecError, match="'b52' is not known"):
         plan_text(capsys, tmp_path, STUDY, device="b52")
 
