@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from prismlab.train.optim import EXPONENTIAL_FLOOR, adamw, decays, parameter_groups, schedule_factor, snapshot_steps
+from prismlab.micro.models import ARCHITECTURES, build_model, tiny_config
+from prismlab.train.optim import (
+    EXPONENTIAL_FLOOR,
+    adamw,
+    decays,
+    parameter_groups,
+    schedule_factor,
+    snapshot_steps,
+    stable_steps,
+)
 
 SPEC = {
     "lr": 1e-3,
@@ -45,6 +54,65 @@ def test_midpoints_match_the_closed_forms() -> None:
 def test_exponential_to_zero_uses_the_stated_floor() -> None:
     spec = SPEC | {"schedule": "exponential", "final_lr_factor": 0.0, "warmup": 0}
     assert schedule_factor(100, 101, spec) == pytest.approx(EXPONENTIAL_FLOOR)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "constant"])
+@pytest.mark.parametrize(("total", "warmup", "final"), [(100, 10, 0.1), (37, 0, 0.0), (5, 4, 0.5)])
+def test_every_step_is_the_closed_form(schedule: str, total: int, warmup: int, final: float) -> None:
+    """The formulas of docs/training.md, written out anew in terms of the step."""
+    spec = SPEC | {"schedule": schedule, "warmup": warmup, "final_lr_factor": final}
+    last = total - 1
+    for step in range(total):
+        if step < warmup:
+            expected = (step + 1) / warmup
+        else:
+            share = (step - warmup) / (last - warmup) if last > warmup else 0.0
+            expected = {
+                "cosine": final + (1 - final) * math.cos(math.pi / 2 * share) ** 2,
+                "linear": (1 - share) + final * share,
+                "exponential": math.exp(share * math.log(max(final, 0.01))),
+                "constant": 1.0,
+            }[schedule]
+        assert schedule_factor(step, total, spec) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "decay", "final"), [(100, 10, 20, 0.0), (50, 0, None, 0.1), (8, 2, 6, 0.25)]
+)
+def test_warmup_stable_decay_is_three_straight_lines(total: int, warmup: int, decay: int | None, final: float) -> None:
+    spec = SPEC | {"schedule": "wsd", "warmup": warmup, "decay_steps": decay, "final_lr_factor": final}
+    parts = decay or total // 10
+    rising = [(step + 1) / warmup for step in range(warmup)]
+    falling = [1 - (1 - final) * k / parts for k in range(1, parts + 1)]
+    expected = [*rising, *[1.0] * (total - warmup - parts), *falling]
+    assert [schedule_factor(step, total, spec) for step in range(total)] == pytest.approx(expected, abs=1e-12)
+    assert stable_steps(total, spec) == total - parts
+
+
+@pytest.mark.parametrize("schedule", ["constant", "wsd", "cosine", "linear", "exponential"])
+def test_stable_steps_are_those_that_a_longer_run_would_take_too(schedule: str) -> None:
+    spec = SPEC | {"schedule": schedule, "warmup": 5, "decay_steps": 10 if schedule == "wsd" else None}
+    shared = stable_steps(50, spec)
+    short, long = ([schedule_factor(step, total, spec) for step in range(50)] for total in (50, 80))
+    same = [a == b for a, b in zip(short, long, strict=True)]
+    assert all(same[:shared])
+    assert shared == {"constant": 50, "wsd": 40}.get(schedule, 5)
+    assert schedule == "constant" or not all(same[shared + 1 :])
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_class_spares_just_its_norms_biases_and_mamba_scalars(arch: str) -> None:
+    model = build_model(tiny_config(arch, 32, 4, 258), 0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, spared = ({names[id(p)] for p in group["params"]} for group in parameter_groups(model, 0.1))
+    assert len(decayed) + len(spared) == len(names)
+    for name in spared:
+        assert name.endswith((".bias", "_bias", ".A_log", ".D")) or "norm" in name, name
+    for name in decayed:
+        assert not name.endswith(("bias", ".A_log", ".D")), name
+        assert "norm" not in name, name
+    if arch in ("granite4-h", "nemotron-h"):
+        assert {".A_log", ".D", ".dt_bias"} <= {"." + name.rpartition(".")[2] for name in spared}
 
 
 def test_constant_and_one_step_runs() -> None:

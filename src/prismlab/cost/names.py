@@ -10,7 +10,7 @@ class Known:
     """A model of the reference study."""
 
     hub: str
-    """Id on the hub, as the reference study's tables lead to it; not checked against the hub from where this was made."""
+    """Id on the hub, as the reference study's tables lead to it; not checked against the hub where this was made."""
     special: str
     """What a training has to know of it."""
 

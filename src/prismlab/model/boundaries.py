@@ -19,12 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from prismlab.errors import CheckpointError, shown
+from prismlab.model.families import DOCUMENTS_APART
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KNOWN = ("llama", "mistral", "granite", "granitemoehybrid", "nemotron_h", "qwen2", "qwen3")
-"""Values of ``model_type`` whose packed and unpacked logits are tested to agree (tests/model/test_boundaries.py)."""
 _MARK = "_prism_by_document"
 
 
@@ -144,8 +143,8 @@ def check_known(model: PreTrainedModel) -> None:
     layers = {str(kind) for kind in getattr(model.config, "layer_types", None) or ()}
     # One mask is handed to all attention layers: a class that mixes full and sliding ones would need two.
     mixed = {"full_attention", "sliding_attention"} <= layers
-    if kind not in KNOWN or mixed:
-        why = "mixes full and sliding attention layers" if mixed else f"is none of {', '.join(KNOWN)}"
+    if kind not in DOCUMENTS_APART or mixed:
+        why = "mixes full and sliding attention layers" if mixed else f"is none of {', '.join(DOCUMENTS_APART)}"
         raise CheckpointError(
             f"boundaries: respect: the class '{shown(kind, 40)}' {why}, so nobody has shown that its documents stay "
             "apart; set 'boundaries: ignore' to let them see one another"

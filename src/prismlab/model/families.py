@@ -117,6 +117,9 @@ MOST_BLOCKS = 65_536
 FAMILIES = frozenset(_LAYER_RULES)
 """Values of ``model_type`` whose every tensor is known."""
 
+DOCUMENTS_APART = ("llama", "mistral", "granite", "granitemoehybrid", "nemotron_h", "qwen2", "qwen3")
+"""Values of ``model_type`` whose packed and unpacked logits are tested to agree (tests/model/test_boundaries.py)."""
+
 _ON_DISK: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
     "nemotron_h": ((re.compile(r"^backbone\."), "model."),),
     "granitemoehybrid": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from prismlab.cost.names import hub_id
 from prismlab.errors import CheckpointError, MissingExtra, shown
 from prismlab.model.folder import BESIDE, PICKLED, SINGLE
 
@@ -62,7 +63,7 @@ def resolve(text: str | Path) -> Path:
         CheckpointError: there is no such folder, it is a file, or the model cannot be had.
         MissingExtra: a model id without the package ``huggingface_hub``.
     """
-    path, name = Path(text).expanduser(), str(text)
+    path, name = Path(text).expanduser(), hub_id(str(text))
     if name and path.is_dir():
         return path
     if name and path.exists():

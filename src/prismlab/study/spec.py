@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from prismlab.cost.names import hub_id
 from prismlab.data.recipe_list import RECIPES
 from prismlab.study.world import Spec
 
@@ -34,7 +35,13 @@ class BaseSpec(Spec):
     layers: Annotated[int, Field(ge=1, le=64)] = 4
     """Layers of the tiny model."""
     checkpoint: str | None = None
-    """A folder in the Hugging Face layout, or a model id with an optional ``@revision``; excludes ``arch``."""
+    """A folder in the Hugging Face layout, or a model id or a name of ``prism models`` with an optional ``@revision``;
+    excludes ``arch``."""
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _by_name(cls, value: str | None) -> str | None:
+        return None if value is None else hub_id(value)
 
     @model_validator(mode="after")
     def _one_origin(self) -> BaseSpec:
@@ -310,50 +317,6 @@ class TaskSpec(Spec):
     def domain_name(self) -> str:
         """The domain of this task."""
         return self.domain or (self.micro.domain if self.micro else "")
-
-
-class ScoringSpec(Spec):
-    """Candidate prompts, sampled and scored by one checkpoint."""
-
-    by: str
-    """The checkpoint that samples; the study took one mid-trained model for all."""
-    tasks: Annotated[list[Name], Field(min_length=1)]
-    """Tasks whose training split gives the candidates."""
-    candidates: Count = 256
-    """Candidate prompts per task."""
-    samples: Annotated[int, Field(ge=2, le=LARGEST)] = 16
-    """Samples a prompt."""
-    max_new_tokens: Count = 15360
-    """Longest response, in tokens."""
-    temperature: Positive = 1.0
-    """Sampling temperature."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Nucleus sampling mass."""
-
-
-class PromptSpec(Spec):
-    """RL prompts, selected from scored candidates by their number of correct samples."""
-
-    scoring: Name
-    """Which scored candidates."""
-    tasks: Annotated[list[Name], Field(min_length=1)]
-    """Tasks (and so domains) that the prompts come from."""
-    mix: Literal["unbalanced", "balanced"] = "unbalanced"
-    """``balanced`` brings each task to ``per_task`` with a random subset of prompts solved 0 times."""
-    min_correct: Annotated[int, Field(ge=0, le=LARGEST)] = 1
-    """Fewest correct samples of a chosen prompt."""
-    max_correct: Annotated[int, Field(ge=0, le=LARGEST)] | None = None
-    """Most correct samples of a chosen prompt; null for all but every sample."""
-    overrides: dict[Name, tuple[int, int]] = {}
-    """Per task ``[min, max]`` correct; the study took math with exactly 1 of 16: ``[1, 1]``."""
-    per_task: Count | None = None
-    """At most this many prompts a task (at random by seed); null for all, required by ``balanced``."""
-
-    @model_validator(mode="after")
-    def _balanced(self) -> PromptSpec:
-        if self.mix == "balanced" and self.per_task is None:
-            raise ValueError("'mix: balanced' needs 'per_task', the number of prompts that each task is brought to")
-        return self
 
 
 class EvaluationSpec(Spec):

@@ -117,7 +117,7 @@ def models(*, as_json: bool, names: Sequence[str] = ()) -> None:
     head = ("name", "hub id", "class", "layers", "parameters", "context", "documents apart")
     notes = [f"{one.name}: {one.special}" for one in chosen if one.special]
     notes += [
-        "'checkpoint: NAME' in a study takes one of these, or any causal language model by folder or 'owner/name@commit'; "
-        "code that a checkpoint brings is never run",
+        "'checkpoint: NAME' in a study takes one of these, or any causal language model by folder or "
+        "'owner/name@commit'; code that a checkpoint brings is never run",
     ]
     print_tables([Table(head=head, rows=rows, words=4)], notes)
