@@ -1,6 +1,6 @@
 """Builds of one corpus, each killed by SIGKILL at another point and taken up again; run by ``test_resume.py``.
 
-Prints, as JSON, the manifest's hash of a build left alone and of every build that was killed.
+Prints, as JSON, the hash of all files of a build left alone and of every build that was killed.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import sys
+import time
 from pathlib import Path
 
 from prismlab.data import build as stage
@@ -22,6 +24,7 @@ cache.FIRST_PART, cache.PART_CHARS, cache.LARGEST_PART = 8, 2000, 64
 shards.SHARD_BYTES, supply.FIRST_WINDOW = 64 * 2 * 40, 16
 stage.check_disjoint = lambda spec: None  # Draws thousands of questions each time, and is tested elsewhere.
 POINTS = 20
+MOMENTS = 12
 
 
 def build(root: Path, config: dict, stop_at: int | None) -> int:
@@ -54,8 +57,26 @@ def killed(root: Path, config: dict, stop_at: int) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+def killed_at_any_moment(root: Path, config: dict, most: float) -> list[bool]:
+    """Whether each of some builds in ``root`` was killed, by the clock, before it was done."""
+    chosen, found = random.Random(0), list[bool]()
+    for _ in range(MOMENTS):
+        child = os.fork()
+        if child == 0:
+            build(root, config, None)
+            os._exit(0)
+        time.sleep(chosen.uniform(0.0, most))
+        os.kill(child, signal.SIGKILL)
+        found.append(os.WIFSIGNALED(os.waitpid(child, 0)[1]))
+    return found
+
+
 def digest(root: Path) -> str:
-    return hashlib.blake2b((root / "out" / "manifest.json").read_bytes()).hexdigest()
+    """Of the names and bytes of all files."""
+    found = hashlib.blake2b()
+    for file in sorted((root / "out").iterdir()):
+        found.update(file.name.encode() + b"\0" + hashlib.blake2b(file.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def main(folder: Path) -> None:
@@ -72,6 +93,12 @@ def main(folder: Path) -> None:
     while killed(again, config, 13):  # A shard is three files: fewer would never come by one.
         times += 1
     found |= {"again": digest(again), "times": times}
+    begun = time.perf_counter()
+    build(folder / "timed", config, None)
+    took = time.perf_counter() - begun
+    killed_by_the_clock = killed_at_any_moment(folder / "moments", config, took)
+    build(folder / "moments", config, None)
+    found |= {"moments": digest(folder / "moments"), "killed_by_the_clock": sum(killed_by_the_clock)}
     print(json.dumps(found))
 
 
