@@ -92,6 +92,36 @@ def test_rows_of_unequal_size_are_within_a_row_of_the_flow(seed: int, sources: i
         assert np.abs(counts - ideal).max() <= 1 - 1 / (2 * sources - 2) + 1e-6
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 300), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_shares_of_random_mixtures_are_kept_at_every_row(seed: int, sources: int, rows: int, padded: bool) -> None:
+    """Within a row of 64 tokens where rows are full, within two where they are padded at random."""
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(sources, 0.5)) + 1e-6
+    shares /= shares.sum()
+    least = rng.integers(1, 65, sources) if padded else np.full(sources, 64)
+    sizes = [rng.integers(low, 65, rows + 1) for low in least]
+    ways = [lambda row, size=size: float(size[row % len(size)]) for size in sizes]
+    chosen = schedule(named(shares.tolist()), rows, ways)
+    fill = np.empty(rows)
+    for at in range(sources):
+        mine = np.flatnonzero(chosen == at)
+        fill[mine] = sizes[at][: len(mine)]
+    tokens = np.cumsum(np.where(chosen[:, None] == np.arange(sources), fill[:, None], 0.0), axis=0)
+    astray = np.abs(tokens - shares * tokens.sum(axis=1, keepdims=True)).max() / 64
+    assert astray <= (2.0 if padded else 1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_corpus_of_some_thousand_rows_has_its_shares_within_a_thousandth(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(14, 0.7))
+    sizes = [rng.integers(rng.integers(1, 64), 65, 4000) for _ in shares]
+    chosen = schedule(named(shares.tolist()), 4000, [lambda row, size=size: float(size[row]) for size in sizes])
+    tokens = np.array([sizes[at][: (chosen == at).sum()].sum() for at in range(14)])
+    assert np.abs(tokens / tokens.sum() - shares).max() < 0.001
+
+
 def test_shares_are_of_tokens_where_rows_differ() -> None:
     """A source whose rows are half empty is given twice the rows."""
     sizes = [lambda row: 100.0, lambda row: 50.0, lambda row: 100.0 - row % 3]
