@@ -14,7 +14,8 @@ from prismlab.errors import DataError, EndBranch
 from prismlab.rl.prompts import Chosen, Scored, count_correct, histogram, run_prompts, run_scoring, select
 from prismlab.run.step import Artifact, Silent
 from prismlab.score import read_rows, write_rows
-from prismlab.study.spec import PromptSpec, ScoringSpec, TaskSpec
+from prismlab.study.rl import PromptSpec, ScoringSpec
+from prismlab.study.spec import TaskSpec
 from prismlab.study.world import MicroSpec
 
 COUNTS = [0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 4]

@@ -8,7 +8,7 @@ in the balanced mix also some that were never solved.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from prismlab.data.items import Item, load_items
 from prismlab.errors import DataError, EndBranch
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.model.generate import SamplingSettings, TransformersSampler
+from prismlab.rl.instructions import with_instruction
+from prismlab.rl.leaks import HITS, contaminated
 from prismlab.run.step import Artifact, Progress, Result
 from prismlab.score import read_rows, score_items, write_rows
 from prismlab.seeds import derive_seed
@@ -200,6 +202,7 @@ def run_scoring(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: 
         template=config["template"],
         strict_format=True,
         progress=progress,
+        keep=Path(config["scratch"]) / "samples" if "scratch" in config else None,
     )
     write_rows(rows, out / "samples.parquet")
     with (out / "items.jsonl").open("w", encoding="utf-8") as file:
@@ -221,23 +224,37 @@ def _scoring_metrics(items: Sequence[Item], rows: Iterable[Mapping[str, Any]], n
     }
 
 
+def _scored(
+    config: Mapping[str, Any], folder: Path, out: Path
+) -> tuple[Mapping[str, list[Scored]], Counter[str] | None]:
+    """Candidates by task with their counts, and how many of each task hold an evaluation item (None: not looked for).
+
+    With ``action: drop`` those that do are not among the candidates.
+    """
+    lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    items = [Item.from_json(json.loads(line)) for line in lines]
+    asked = config.get("decontaminate")
+    leaks = set() if asked is None else contaminated(config, items, out)
+    by_task: defaultdict[str, list[Scored]] = defaultdict(list)
+    for one in count_correct(items, read_rows(folder / "samples.parquet")):
+        held = by_task[one.item.task]
+        if asked is None or asked["action"] != "drop" or (one.item.task, one.item.id) not in leaks:
+            held.append(one)
+    return by_task, None if asked is None else Counter(task for task, _ in leaks)
+
+
 def run_prompts(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """Stage ``prompts``: select RL prompts by their number of correct samples.
 
-    See docs/architecture.md for config and outputs. Metrics also hold ``set_aside`` and ``topped_up`` per task.
+    See docs/architecture.md for config and outputs. Where the study decontaminates, candidates that hold an evaluation
+    item are counted, and with ``action: drop`` never selected.
 
     Raises:
         EndBranch: no prompt was selected of any task.
-        DataError: the scoring does not hold a task that the study names.
+        DataError: the scoring does not hold a task that the study names, or an evaluation task's rows are broken.
     """
     spec, samples = config["spec"], int(config["samples"])
-    folder = inputs["scoring"].path
-    lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
-    by_task: defaultdict[str, list[Scored]] = defaultdict(list)
-    for one in count_correct(
-        [Item.from_json(json.loads(line)) for line in lines], read_rows(folder / "samples.parquet")
-    ):
-        by_task[one.item.task].append(one)
+    by_task, leaks = _scored(config, inputs["scoring"].path, out)
     metrics: dict[str, Any] = {}
     prompts: list[Scored] = []
     progress.start(len(spec["tasks"]), "task")
@@ -246,7 +263,9 @@ def run_prompts(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: 
             raise DataError(f"task {task!r} was not scored (only {', '.join(sorted(by_task))}): add it to the scoring")
         chosen = select(by_task[task], task, spec, samples, config["seed"])
         _note(task, chosen, spec, progress)
-        metrics[task] = _summary(chosen)
+        metrics[task] = _summary(chosen) | ({} if leaks is None else {"contaminated": leaks[task]})
+        if leaks is not None and leaks[task]:
+            progress.note(f"{task}: {leaks[task]} candidates hold an evaluation item; {HITS} lists them")
         prompts.extend(chosen.prompts)
         progress.advance(1)
     if not prompts:
@@ -254,6 +273,7 @@ def run_prompts(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: 
         raise EndBranch(f"no prompt has the wanted number of correct samples; prompts with 0, 1, ... correct: {shown}")
     with (out / "prompts.jsonl").open("w", encoding="utf-8") as file:
         for one in prompts:
-            row = {**one.item.to_json(), "correct": one.correct, "samples": one.samples}
+            shown = with_instruction(one.item, config["seed"]) if one.item.task in spec["randomise"] else one.item
+            row = {**shown.to_json(), "correct": one.correct, "samples": one.samples}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return Result(metrics=metrics)

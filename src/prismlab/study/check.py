@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prismlab.study.checkpoints import CheckpointSpec, MergeSpec, RLSpec, TrainSpec
 from prismlab.study.explain import problem
+from prismlab.study.series import owner, snapshot_problems
 from prismlab.study.rl import PromptSpec
 from prismlab.study.spec import MixtureSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
@@ -49,7 +50,10 @@ def _checkpoints(study: Study) -> Iterator[str]:
         if isinstance(spec, MergeSpec):
             yield from _refer(f"{here}.weights", spec.weights, known, "base or checkpoint")
             continue
-        yield from _refer(f"{here}.from", [spec.start], known, "base or checkpoint")
+        if owner(spec.start) != spec.start:
+            yield from snapshot_problems(f"{here}.from", spec.start, study)
+        else:
+            yield from _refer(f"{here}.from", [spec.start], known, "base or checkpoint")
         if isinstance(spec, TrainSpec):
             yield from _refer(f"{here}.mixture", [spec.mixture], study.mixtures, "mixture")
             yield from _epochs(here, spec, study)
@@ -227,7 +231,7 @@ def _needs(study: Study) -> dict[str, list[str]]:
     """What each checkpoint, prompt set and scoring is made of, as ``section.name``."""
 
     def checkpoint(name: str) -> str:
-        return f"bases.{name}" if name in study.bases else f"checkpoints.{name}"
+        return f"bases.{name}" if name in study.bases else f"checkpoints.{owner(name)}"
 
     needs: dict[str, list[str]] = {}
     for name, spec in study.checkpoints.items():

@@ -264,7 +264,7 @@ class RLSpec(Spec):
             raise ValueError("'nproc' above 1 needs 'launch: torchrun'")
         if self.prompts_per_step % self.nproc:
             raise ValueError(
-                f"{self.prompts_per_step} 'prompts_per_step' cannot be split over {self.nproc} processes: take a multiple"
+                f"{self.prompts_per_step} 'prompts_per_step' cannot be split over {self.nproc} processes: a multiple"
             )
         return self
 

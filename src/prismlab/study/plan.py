@@ -19,6 +19,7 @@ from prismlab.study.explain import problem
 from prismlab.study.load import LoadedStudy
 from prismlab.study.pairs import evaluated
 from prismlab.study.running import HOW
+from prismlab.study.series import owner
 from prismlab.study.spec import EvaluationSpec
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
 
@@ -196,6 +197,10 @@ class Builder:
         """The step that makes a base or a checkpoint, after those it needs."""
         if name in self.study.bases:
             return self.base(name, seed)
+        if owner(name) != name:
+            inputs = {"run": self.checkpoint(owner(name), seed)}
+            step = int(name.partition("@")[2])
+            return self.add("snapshot", name, seed, {"step": step}, inputs=inputs, facts={"checkpoint": name})
         spec = self.study.checkpoints[name]
         if isinstance(spec, MergeSpec):
             inputs = {start: self.checkpoint(start, seed) for start in spec.weights}

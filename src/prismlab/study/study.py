@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from prismlab.study.checkpoints import CheckpointSpec
-from prismlab.study.rl import FrontierSpec
+from prismlab.study.rl import FrontierSpec, PromptSpec, ScoringSpec
 from prismlab.study.spec import (
     LARGEST,
     BaseSpec,
@@ -18,8 +18,6 @@ from prismlab.study.spec import (
     Fraction,
     MixtureSpec,
     Name,
-    PromptSpec,
-    ScoringSpec,
     SourceSpec,
     TaskSpec,
 )
@@ -185,6 +183,8 @@ class RunSpec(Spec):
     """Steps at a time."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads a step; part of the record, since the order of float sums depends on it."""
+    servers: dict[Name, str] = {}
+    """Address of each server that ``server`` names, for example ``http://localhost:8000``; no part of a fingerprint."""
 
 
 class ReportSpec(Spec):
