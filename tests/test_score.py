@@ -122,11 +122,12 @@ def test_an_item_keeps_its_random_numbers_among_others() -> None:
     assert rows([item("a")], 1, 2)["sums", "a", 0]["response"] != few["sums", "a", 0]["response"]
 
 
-def test_refusals_before_anything_is_sampled() -> None:
+def test_refusals_before_anything_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = Scripted([])
     with pytest.raises(DataError, match="task sums: two items have the id 'a'"):
         score_items(sampler, TOKENIZER, [item("a"), item("b"), item("a")], 1, SETTINGS, 0, "think", strict_format=False)
-    with pytest.raises(SandboxError, match="sandbox"):
+    monkeypatch.setenv("PRISM_SANDBOX", "Z")
+    with pytest.raises(SandboxError, match="PRISM_SANDBOX='Z': take A, B"):
         score_items(sampler, TOKENIZER, [item("a", verifier="tests")], 1, SETTINGS, 0, "think", strict_format=False)
     assert sampler.asked == {}
 

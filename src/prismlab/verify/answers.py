@@ -1,4 +1,4 @@
-"""Verifiers: is the answer in a response the right one? Four kinds: number, choice, exact, program.
+"""Verifiers: is the answer in a response the right one? Kinds: number, math, choice, exact, contains, program, tests.
 
 A verifier says *right*, *wrong*, *no answer* (nothing in the response could be read as one; scored as wrong) or *no
 verdict* (the item itself cannot be judged; scored as missing, never as zero). No text of a model makes it raise.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeVar
 
-from prismlab.errors import DataError, SandboxError
+from prismlab.errors import DataError
 from prismlab.verify.format import answer_part, check_format
+from prismlab.verify.math_text import odd_characters
+from prismlab.verify.verdict import RIGHT, SHOWN, Verdict, no_answer, no_verdict, quoted, wrong
 
+T = TypeVar("T")
 MAX_DIGITS = 1000
 """Numbers of more characters are not read: no item's answer is one, and exact arithmetic has its price."""
-
-SHOWN = 60
-"""Characters of an answer that a reason quotes."""
 
 
 class Judgeable(Protocol):
@@ -33,37 +33,6 @@ class Judgeable(Protocol):
     def choices(self) -> Sequence[str] | None: ...
     @property
     def meta(self) -> Mapping[str, Any]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What a verifier says."""
-
-    score: float | None
-    """1.0 right, 0.0 wrong or no answer, None without a verdict."""
-    verdict: Literal["right", "wrong", "no_answer", "no_verdict"]
-    """The same in a word."""
-    reason: str
-    """Why, in a few words; empty if right."""
-
-
-RIGHT = Verdict(score=1.0, verdict="right", reason="")
-
-
-def _wrong(reason: str) -> Verdict:
-    return Verdict(score=0.0, verdict="wrong", reason=reason)
-
-
-def _no_answer(reason: str) -> Verdict:
-    return Verdict(score=0.0, verdict="no_answer", reason=reason)
-
-
-def _no_verdict(reason: str) -> Verdict:
-    return Verdict(score=None, verdict="no_verdict", reason=reason)
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
 # A sign belongs to a number unless it stands between two operands; a point needs digits behind it, so that the full
@@ -100,18 +69,18 @@ _FORMULA = re.compile(r"\\[A-Za-z!,;:{]|\^")
 def _number(item: Judgeable, answer: str) -> Verdict:
     if _FORMULA.search(item.answer.rpartition("####")[2]):
         # Its last number is not its value: that of \frac{1}{2} is 2, and any answer that ends in 2 would be right.
-        return _no_verdict(f"the item's answer {_shown(item.answer)} is a formula, no number")
+        return no_verdict(f"the item's answer {quoted(item.answer)} is a formula, no number")
     written_gold = last_number(item.answer)
     gold = None if written_gold is None else read_number(written_gold)
     if gold is None:
-        return _no_verdict(f"the item's answer {_shown(item.answer)} holds no number")
+        return no_verdict(f"the item's answer {quoted(item.answer)} holds no number")
     written = last_number(answer)
     if written is None:
-        return _no_answer("no number in the answer")
+        return no_answer("no number in the answer")
     value = read_number(written)
     if value is None:
-        return _wrong(f"{_shown(written)} cannot be read as a number")
-    return RIGHT if value == gold else _wrong(f"{_shown(written)} is not {_shown(written_gold or '')}")
+        return wrong(f"{quoted(written)} cannot be read as a number")
+    return RIGHT if value == gold else wrong(f"{quoted(written)} is not {quoted(written_gold or '')}")
 
 
 def _plain(text: str) -> str:
@@ -121,8 +90,10 @@ def _plain(text: str) -> str:
 
 _ONE_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])\)?[.:)]?\s+(.+)", re.DOTALL)
-_ANSWER_LETTER = re.compile(r"(?i:\banswer(?:\s+is)?)\s*:?\s*\(?([A-Z])(?![A-Za-z0-9])")
-_ANY_LETTER = re.compile(r"(?<![A-Za-z0-9'’])([A-Z])(?![A-Za-z0-9'’])")
+# "A method" and "I think" begin with words, "A is right" and "A because" with a letter that is chosen.
+_NO_WORD = r"(?!(?<=[AI])\s+(?!(?:is|was|as|and|or|but|because|since|for|would|should|seems|fits)\b)[a-z])"
+_ANSWER_LETTER = re.compile(rf"(?i:\banswer(?:\s+is)?)\s*:?\s*\(?([A-Z])(?![A-Za-z0-9]){_NO_WORD}")
+_ANY_LETTER = re.compile(rf"(?<![A-Za-z0-9'’])([A-Z])(?![A-Za-z0-9'’]){_NO_WORD}")
 
 
 def _choices_in(text: str, choices: Sequence[str]) -> set[str]:
@@ -145,7 +116,8 @@ def chosen_letters(answer: str, choices: Sequence[str]) -> set[str]:
     """Which choices ``answer`` names, by the first of these readings that finds any.
 
     The answer is one letter (``b``, ``B.``, ``(B)``); a letter and that choice's text; exactly a choice's text; it says
-    "answer" and a letter; it holds capital letters that stand alone; it holds the texts of choices.
+    "answer" and a letter; it holds capital letters that stand alone, but for A and I where they begin a phrase ("A
+    method"); it holds the texts of choices.
     """
     letters = [chr(ord("A") + place) for place in range(len(choices))]
     text = answer.strip()
@@ -171,21 +143,34 @@ def _choice(item: Judgeable, answer: str) -> Verdict:
     if gold not in letters:
         same = [letter for letter, choice in zip(letters, choices, strict=True) if _plain(choice) == _plain(gold)]
         if len(same) != 1:
-            return _no_verdict(f"the item's answer {_shown(item.answer)} is none of its {len(choices)} choices")
+            return no_verdict(f"the item's answer {quoted(item.answer)} is none of its {len(choices)} choices")
         gold = same[0]
     named = chosen_letters(answer, choices)
     if not named:
-        return _no_answer("no choice is named")
+        odd = odd_characters(answer) if len(answer) <= SHOWN else ""
+        return no_answer("no choice is named" + (f" (holds {odd})" if odd else ""))
     if len(named) > 1:
-        return _wrong(f"ambiguous: {', '.join(sorted(named))} are named")
-    return RIGHT if named == {gold} else _wrong(f"{min(named)} is not {gold}")
+        return wrong(f"ambiguous: {', '.join(sorted(named))} are named")
+    return RIGHT if named == {gold} else wrong(f"{min(named)} is not {gold}")
 
 
 def _exact(item: Judgeable, answer: str) -> Verdict:
     if not answer:
-        return _no_answer("the answer is empty")
+        return no_answer("the answer is empty")
     same = answer.split() == item.answer.split()
-    return RIGHT if same else _wrong(f"{_shown(answer)} is not {_shown(item.answer)}")
+    return RIGHT if same else wrong(f"{quoted(answer)} is not {quoted(item.answer)}")
+
+
+def _contains(item: Judgeable, answer: str) -> Verdict:
+    """Every part of the item's answer (parted by ``; ``) stands in the answer as whole words, whatever the case."""
+    if not answer:
+        return no_answer("the answer is empty")
+    parts = [part for part in item.answer.split("; ") if part.strip()]
+    if not parts:
+        return no_verdict("the item has no answer")
+    found = _plain(answer)
+    missing = [part for part in parts if not re.search(rf"(?<!\w){re.escape(_plain(part))}(?!\w)", found)]
+    return wrong(f"{quoted(missing[0])} is not in it") if missing else RIGHT
 
 
 def _program(item: Judgeable, answer: str) -> Verdict:
@@ -194,43 +179,75 @@ def _program(item: Judgeable, answer: str) -> Verdict:
 
     points = item.meta.get("points")
     if not points:
-        return _no_verdict("the item has no points to run a program on")
+        return no_verdict("the item has no points to run a program on")
     try:
         program = parse(answer)
     except ProgramError as error:
-        return _no_answer(f"{_shown(answer)} is not a program: {error}")
+        return no_answer(f"{quoted(answer)} is not a program: {error}")
     for x, y in points:
         try:
             value = evaluate(program, int(x))
         except ProgramError as error:
-            return _wrong(f"at x={x}: {error}")
+            return wrong(f"at x={x}: {error}")
         if value != int(y):
-            return _wrong(f"at x={x} it gives {value}, not {y}")
+            return wrong(f"at x={x} it gives {value}, not {y}")
     return RIGHT
+
+
+def _math(item: Judgeable, answer: str) -> Verdict:
+    from prismlab.verify.maths import judge_math
+
+    return judge_math(item.answer, answer)
+
+
+def _tests(item: Judgeable, answer: str) -> Verdict:
+    from prismlab.verify.code import judge_tests
+
+    return judge_tests(item.meta, answer)
 
 
 _VERIFIERS: dict[str, Callable[[Judgeable, str], Verdict]] = {
     "number": _number,
+    "math": _math,
     "choice": _choice,
     "exact": _exact,
+    "contains": _contains,
     "program": _program,
+    "tests": _tests,
 }
+
+
+WAITS = {"math", "tests"}
+"""Verifiers that wait for other processes: several answers at once take hardly longer than one."""
+THREADS = 8
+
+
+def in_threads(judge: Callable[..., T], waiting: Sequence[tuple[Any, ...]], slow: bool) -> list[T]:
+    """``judge`` of every tuple of arguments, in their order; by several threads if that is ``slow``."""
+    if not slow or len(waiting) < 2:
+        return [judge(*arguments) for arguments in waiting]
+    with ThreadPoolExecutor(min(THREADS, len(waiting))) as threads:
+        return list(threads.map(lambda arguments: judge(*arguments), waiting))
 
 
 def verifier_of(name: str) -> Callable[[Judgeable, str], Verdict]:
     """The verifier of this name, a function of item and answer: to refuse a task before anything is sampled.
 
     Raises:
-        SandboxError: ``tests``, which runs programs.
+        SandboxError: ``tests`` runs programs, and this machine has no sandbox; the message says what helps.
+        MissingExtra: ``math`` without math-verify.
         DataError: there is no such verifier.
     """
-    if name == "tests":
-        raise SandboxError(
-            "verifier 'tests' runs programs and needs a sandbox, which this version does not have: "
-            f"take one of {', '.join(_VERIFIERS)}, or leave the task out"
-        )
     if name not in _VERIFIERS:
         raise DataError(f"verifier {name!r} does not exist; take one of {', '.join(_VERIFIERS)}")
+    if name == "tests":
+        from prismlab.verify.sandbox.probe import shared_sandbox
+
+        shared_sandbox()
+    if name == "math":
+        from prismlab.verify.math_pool import need_math_verify
+
+        need_math_verify()
     return _VERIFIERS[name]
 
 
@@ -239,19 +256,22 @@ def verify(item: Judgeable, response: str, strict_format: bool) -> Verdict:
 
     Args:
         item: its ``verifier`` says how: ``number`` compares the last number exactly, as rationals (an item whose answer
-            is a formula has no verdict); ``choice`` the one choice that is named; ``exact`` the text but for white
-            space; ``program`` runs the answer on ``meta["points"]``, a list of (x, y).
+            is a formula has no verdict); ``math`` compares numbers and formulas, see ``maths``; ``choice`` the one
+            choice that is named; ``exact`` the text but for white space; ``program`` runs the answer on
+            ``meta["points"]``, a list of (x, y); ``tests`` runs the program in the answer on ``meta["tests"]``, see
+            ``code``.
         response: text of a model, whatever it holds.
         strict_format: only an answer inside the think format counts. Otherwise the answer is what follows the last
             ``</think>``, or the whole response where there is none.
 
     Raises:
-        DataError, SandboxError: the item names a verifier that there is not.
+        DataError: the item names a verifier that there is not.
+        SandboxError, MissingExtra: this machine lacks what the verifier needs.
     """
-    judge = verifier_of(item.verifier)
+    judge = _VERIFIERS.get(item.verifier) or verifier_of(item.verifier)
     if strict_format:
         form = check_format(response)
         if form.answer is None:
-            return _no_answer(form.reason)
+            return no_answer(form.reason)
         return judge(item, form.answer)
     return judge(item, answer_part(response))

@@ -1,4 +1,5 @@
-"""The sandbox as its callers see it: run a program on an input, or put it to tests. It never runs anything unconfined."""
+"""The sandbox as its callers see it: run a program on an input, or put it to tests. It never runs anything
+unconfined."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Box(Protocol):
 
 
 class Sandbox:
-    """Levels A and B on this machine. Any number of threads may use it; a process that is forked gets a keeper of its own."""
+    """Levels A and B on this machine. Any number of threads may use it; a process that is forked gets a keeper of its
+    own."""
 
     def __init__(
         self,
@@ -148,12 +150,14 @@ class Sandbox:
     ) -> Judged:
         """Put ``program`` to Python tests, which run in a second confined process.
 
-        The tests see plain values alone: what the program gives is sent over as JSON and compared there, so that nothing that the
-        program is or does can change a comparison, and the tests' expectations never come to where the program runs.
+        The tests see plain values alone: what the program gives is sent over as JSON and compared there, so that
+        nothing that the program is or does can change a comparison, and the tests' expectations never come to where
+        the program runs.
 
         Args:
             program: defines what is tested.
-            tests: statements with ``assert``; if they define ``check`` and there is an ``entry``, ``check(entry)`` is called.
+            tests: statements with ``assert``; if they define ``check`` and there is an ``entry``, ``check(entry)`` is
+                called.
             entry: the function under test.
             prelude: code that the tests may use besides, and the program cannot change.
             limits: ``seconds`` is for all of it.

@@ -34,7 +34,8 @@ IOCTLS = (0x5451, 0x5450, 0x5421, 0x541B, 0x5401, 0x5413)
 PRCTLS = (15, 16, 3, 23, 0x53564D41)
 """PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, PR_CAPBSET_READ, PR_SET_VMA (glibc names its memory)."""
 FCNTLS_FORBIDDEN = (8, 10, 15, 1024, 1026, 1031)
-"""F_SETOWN, F_SETSIG, F_SETOWN_EX (signals to strangers), F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ (memory that no limit sees)."""
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX (signals to strangers), F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ (memory that no limit
+sees)."""
 O_PATH = 0o10000000
 """An open with it is not governed by Landlock; the value is the same on both architectures."""
 

@@ -10,7 +10,8 @@ MOST_ENTRIES = 20_000
 
 
 def size_of(folder: str) -> int:
-    """Bytes on disk beneath a folder, which a program may be writing to meanwhile; far too many entries count as 2^62."""
+    """Bytes on disk beneath a folder, which a program may be writing to meanwhile; far too many entries count as
+    2^62."""
     total, entries, waiting = 0, 0, [folder]
     while waiting:
         try:

@@ -1,12 +1,14 @@
 """Runs inside: the first thing that a confined Python does. It takes one job, sets the limits, and runs the program.
 
-The keeper passes this file compiled, with ``-c`` (the file itself is not visible inside), and ``plain.py`` as ``PLAIN``. Nothing here is a secret and nothing here is trusted afterwards: the program runs in the same interpreter and
-may change all of it, so what it sends is only ever a plain value, and what it should have sent never comes in.
+The keeper passes this file compiled, with ``-c`` (the file itself is not visible inside), and ``plain.py`` as
+``PLAIN``. Nothing here is a secret and nothing here is trusted afterwards: the program runs in the same interpreter
+and may change all of it, so what it sends is only ever a plain value, and what it should have sent never comes in.
 
 Jobs (marshal, from the parent, on descriptor 3) are dicts with ``mode``:
 - ``io``: run ``source`` as a script with the standard streams.
 - ``call``: load ``source`` as a module, then answer requests, a line of JSON each.
-- ``tests``: the judge's side. Run ``prelude`` and ``tests``; what they use of the program is asked for by such requests.
+- ``tests``: the judge's side. Run ``prelude`` and ``tests``; what they use of the program is asked for by such
+  requests.
 """
 
 import builtins
@@ -215,7 +217,7 @@ class Remote:
     def __call__(self, *args, **more):
         value, changed = self._judge.ask("call", self._target, list(args), more)
         if isinstance(changed, list) and len(changed) == len(args):
-            for old, new in zip(args, changed):
+            for old, new in zip(args, changed, strict=True):
                 put_back(old, new)
         return value
 

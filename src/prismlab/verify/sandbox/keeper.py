@@ -1,13 +1,14 @@
 """The keeper: a small process that starts confined workers, watches them, kills them and reaps what they leave.
 
-It is apart from the trainer because starting a process from one of many gigabytes and many threads is slow and unsafe, and
-because it can give up root for good. It is a subreaper, so that no descendant of a program is ever anybody else's child.
+It is apart from the trainer because starting a process from one of many gigabytes and many threads is slow and
+unsafe, and because it can give up root for good. It is a subreaper, so that no descendant of a program is ever
+anybody else's child.
 
-The parent sends ``{"level", "processes", ...}`` with five descriptors for each worker: the worker's line to the keeper, and the
-program's control socket, input, output and errors. On a line the parent says ``S`` and limits (the job has begun: watch) or ``K``
-(kill); closing it kills too. The keeper's last word on a line is a JSON object: ``status``, ``killed`` (why, where it was the
-keeper's doing), ``peak`` (MB of the group, as far as it was seen), ``oom`` (the host was out of memory meanwhile). It comes
-when no process of the worker is left.
+The parent sends ``{"level", "processes", ...}`` with five descriptors for each worker: the worker's line to the
+keeper, and the program's control socket, input, output and errors. On a line the parent says ``S`` and limits (the
+job has begun: watch) or ``K`` (kill); closing it kills too. The keeper's last word on a line is a JSON object:
+``status``, ``killed`` (why, where it was the keeper's doing), ``peak`` (MB of the group, as far as it was seen),
+``oom`` (the host was out of memory meanwhile). It comes when no process of the worker is left.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prismlab.verify.sandbox import start
-from prismlab.verify.sandbox.notify import Answerer
 from prismlab.verify.sandbox.files import size_of
+from prismlab.verify.sandbox.notify import Answerer
 from prismlab.verify.sandbox.watch import Group, Watcher, out_of_memory_kills, parent_of
 
 TICK = 0.02

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Status = Literal["ended", "failed", "crashed", "time", "memory", "output", "processes", "scratch", "fault"]
-"""``ended`` with exit status 0; ``failed`` with another; ``crashed`` by a signal; beyond a limit; or ``fault``: the sandbox's own
-trouble, which says nothing about the program."""
+"""``ended`` with exit status 0; ``failed`` with another; ``crashed`` by a signal; beyond a limit; or ``fault``: the
+sandbox's own trouble, which says nothing about the program."""
 
 MIDDLING = 64 << 10
 """Bytes of standard error that are kept."""
@@ -32,7 +32,8 @@ class Limits:
     """Open files of a process."""
 
     def job(self) -> dict[str, int]:
-        """As the confined side sets them; CPU seconds of a process stand a little above the wall clock, which decides."""
+        """As the confined side sets them; CPU seconds of a process stand a little above the wall clock, which
+        decides."""
         whole = asdict(self)
         return {
             **{name: whole[name] for name in ("memory", "processes", "scratch", "files")},

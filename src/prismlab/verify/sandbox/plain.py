@@ -1,8 +1,8 @@
 """Plain values as JSON text: what crosses between a confined program and its judge.
 
-A value is None, a bool, an int, a float, a complex, a str, a bytes, or a list, tuple, set, frozenset or dict of such. An instance
-of a class derived from one of these is written by the methods of the plain class, so that nothing that it overrides
-counts, and comes back plain. Whatever else it is stays behind and is known by a number.
+A value is None, a bool, an int, a float, a complex, a str, a bytes, or a list, tuple, set, frozenset or dict of such.
+An instance of a class derived from one of these is written by the methods of the plain class, so that nothing that it
+overrides counts, and comes back plain. Whatever else it is stays behind and is known by a number.
 
 The text goes into every confined process in front of ``inside.py``, so it imports nothing but what that does.
 """
@@ -14,6 +14,8 @@ import json
 LARGEST_PLAIN_INT = 1 << 1000
 """Larger whole numbers are written in hexadecimal, whose reading takes linear time and has no limit of digits."""
 MAX_DEPTH = 100
+TYPES = {kind.__name__: kind for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)}
+"""The plain types themselves are plain too: a test may hand one over."""
 
 
 class NotPlain(Exception):
@@ -21,7 +23,8 @@ class NotPlain(Exception):
 
 
 def to_plain(value, refer=None, depth=0):
-    """``value`` as lists, texts and numbers that ``json`` writes. ``refer(object)`` gives a number for what is not plain.
+    """``value`` as lists, texts and numbers that ``json`` writes. ``refer(object)`` gives a number for what is not
+    plain.
 
     Raises:
         NotPlain: it is not plain (and ``refer`` is None), or is nested more than ``MAX_DEPTH`` deep.
@@ -48,6 +51,9 @@ def to_plain(value, refer=None, depth=0):
     if dict in kinds:
         pairs = dict.items(value)
         return ["d", *([to_plain(k, refer, depth + 1), to_plain(v, refer, depth + 1)] for k, v in pairs)]
+    for name, kind in TYPES.items():
+        if value is kind:
+            return ["y", name]
     if refer is None:
         raise NotPlain("no plain value")
     return ["r", refer(value)]
@@ -75,6 +81,8 @@ def from_plain(text, referred=None, depth=0):
             return bytes.fromhex(rest[0])
         if mark == "r" and referred is not None and type(rest[0]) is int:
             return referred(rest[0])
+        if mark == "y":
+            return TYPES[rest[0]]
         if mark == "d":
             return {from_plain(k, referred, depth + 1): from_plain(v, referred, depth + 1) for k, v in rest}
         kind = {"l": list, "t": tuple, "s": set, "z": frozenset}[mark]

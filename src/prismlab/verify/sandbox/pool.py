@@ -73,9 +73,9 @@ class Pool:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         source = str(Path(__file__).parents[3])
         try:
+            module = ["-m", "prismlab.verify.sandbox.keeper"]
             self.keeper = subprocess.Popen(
-                [place.program, "-s", "-S", "-P", "-B", "-m", "prismlab.verify.sandbox.keeper"]
-                + [str(theirs.fileno()), json.dumps(settings)],
+                [place.program, "-s", "-S", "-P", "-B", *module, str(theirs.fileno()), json.dumps(settings)],
                 env={"PYTHONPATH": source, "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "TMPDIR": _temporary()},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

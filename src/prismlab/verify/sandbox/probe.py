@@ -1,4 +1,5 @@
-"""Which sandbox there is: chosen by the user, proved by probes, or refused with the line that helps. Nothing is a fallback."""
+"""Which sandbox there is: chosen by the user, proved by probes, or refused with the line that helps. Nothing is a
+fallback."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ SWITCH = "PRISM_SANDBOX"
 INSTALL = "apt-get install bubblewrap"
 GET_BWRAP = f"install it ({INSTALL}; dnf and pacman have it under the same name)"
 OPEN_NAMESPACES = (
-    "bwrap may not make user namespaces here: on the host, 'sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000' "
-    "and, on Ubuntu, 'sysctl -w kernel.apparmor_restrict_unprivileged_userns=0'; in Docker, start the container with "
-    "'--security-opt seccomp=unconfined --security-opt apparmor=unconfined'"
+    "bwrap may not make user namespaces here: on the host, 'sysctl -w kernel.unprivileged_userns_clone=1 "
+    "user.max_user_namespaces=15000' and, on Ubuntu, 'sysctl -w kernel.apparmor_restrict_unprivileged_userns=0'; in "
+    "Docker, start the container with '--security-opt seccomp=unconfined --security-opt apparmor=unconfined'"
 )
 OTHERS = f"or choose level B ({SWITCH}=B, weaker: see docs/sandbox.md) or a remote service ({SWITCH}=https://...)"
 WATCHED = {
@@ -89,7 +90,8 @@ def _remedy(level: str, failed: Finding) -> str:
     ):
         return f"{OPEN_NAMESPACES}; {OTHERS}"
     if level == "A":
-        return f"the bwrap on PATH ({shutil.which('bwrap')}) does not start a confined Python or does not confine it: {GET_BWRAP} and put it first on PATH; {OTHERS}"
+        found = f"the bwrap on PATH ({shutil.which('bwrap')}) does not start a confined Python or does not confine it"
+        return f"{found}: {GET_BWRAP} and put it first on PATH; {OTHERS}"
     return "this system refuses what level B needs (seccomp with a listener, Landlock); name a remote service"
 
 
@@ -140,7 +142,8 @@ _lock = threading.Lock()
 
 
 def shared_sandbox() -> Box:
-    """The sandbox of this process, opened at the first call and closed at its end. Errors: as of :func:`open_sandbox`."""
+    """The sandbox of this process, opened at the first call and closed at its end. Errors: as of
+    :func:`open_sandbox`."""
     key = os.getpid(), os.environ.get(SWITCH) or "A"
     with _lock:
         if key not in _shared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import marshal
 import os
@@ -81,10 +82,8 @@ class Session:
         if self.why is None:
             self.why = why
             self.until = time.monotonic() + REMOVAL_SECONDS
-            try:
+            with contextlib.suppress(OSError):  # then its last word is on the way
                 self.worker.line.send(b"K")
-            except OSError:
-                pass  # its last word is on the way
 
     def step(self) -> None:
         """Wait for something to happen, at most until the clock says so, and deal with it."""
@@ -227,10 +226,8 @@ class Session:
     def say(self, line: bytes) -> None:
         """Send a line."""
         self.to_control = memoryview(bytes(self.to_control) + line + b"\n")
-        try:
+        with contextlib.suppress(OSError, KeyError, ValueError):  # the other side is gone, which ``line`` will tell
             self.poll.modify(self.worker.control.fileno(), select.POLLIN | select.POLLOUT)
-        except (OSError, KeyError, ValueError):
-            pass  # the other side is gone, which ``line`` will tell
 
     def _outcome(self) -> Outcome:
         final = self.final or {}

@@ -51,7 +51,8 @@ class Started:
 
 
 def boot_file() -> int:
-    """``inside.py`` with ``plain.py`` as its data, compiled, in a sealed file in memory: what a confined Python begins with.
+    """``inside.py`` with ``plain.py`` as its data, compiled, in a sealed file in memory: what a confined Python
+    begins with.
 
     The keeper runs by the same interpreter, so the bytecode fits; compiling it takes half as long as starting Python.
     """
@@ -252,7 +253,8 @@ class Starter:
         os.execve(program, self._python(program, more), environment(scratch))
 
     def kill(self, worker: Started, left: set[int]) -> None:
-        """Kill what is left of a worker; at level B only before its first process is reaped, whose number is the group's."""
+        """Kill what is left of a worker; at level B only before its first process is reaped, whose number is the
+        group's."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.level == "B" and worker.pid in left:
                 os.killpg(worker.pid, signal.SIGKILL)
