@@ -1,4 +1,4 @@
-"""Commands of ``prism`` that judge: ``gate`` and ``claims``. ``cli`` adds them; all that is heavy is imported late."""
+"""Commands of ``prism`` that judge: ``gate``, ``claims``, ``advise``. What is heavy is imported late."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ GATE = (
     "Examples:  prism gate base mid --rows-base a.parquet --rows-new b.parquet --margin 2 --margin math=1  |  "
     "prism gate study.yaml --reference base --checkpoint mid-mcs"
 )
+ADVISE = "Examples:  prism advise study.yaml  |  prism advise study.yaml --loss text --margin 0.05 --out advice"
 CLAIMS = "Examples:  prism claims study.yaml  |  prism claims --reference"
 
 
@@ -64,3 +65,28 @@ def claims(
     from prismlab.commands import ledger_of
 
     tool.show_ledger(ledger_of(study, out=runs), out=out, as_json=as_json)
+
+
+def advise(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file.")],
+    gain: Annotated[str | None, typer.Option("--gain", metavar="EVAL", help="Evaluation of the gain.")] = None,
+    loss: Annotated[str | None, typer.Option("--loss", metavar="EVAL|text", help="Of what may be lost.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="Held against; else the base.")] = None,
+    margin: Annotated[float | None, typer.Option("--margin", help="Loss that counts as retained.")] = None,
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Run folder of the study.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON and a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,
+) -> None:
+    """What to keep, to merge and to run next, with its rows."""
+    from prismlab.built import built
+    from prismlab.commands import ledger_of
+    from prismlab.tools import advise as tool
+    from prismlab.tools.show import check_out
+
+    check_out(out)
+    ledger_of(study, out=runs, also=("gate",))
+    there = built(study, out=runs)
+    found = tool.advise(
+        there.plain, there.entries, there.arms, there.inputs, gain=gain, loss=loss, reference=reference, margin=margin
+    )
+    tool.show_advice(found, out=out, as_json=as_json)

@@ -7,12 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from prismlab.errors import SpecError, StoreError
+from prismlab.errors import SandboxError, SpecError, StoreError
 from prismlab.run.launch import InProcess
 from prismlab.run.progress import display_for, seconds_text, where_the_time_went
 from prismlab.run.runner import NOT_BUILT, Runner, Summary
@@ -93,6 +94,18 @@ def _lacking(arms: Mapping[str, str], ids: Sequence[str] | None) -> Iterator[tup
             yield claim.id, "has its arms"
 
 
+@cache
+def _no_sandbox() -> str:
+    """Why programs cannot be run on this machine, and what helps; empty where they can."""
+    from prismlab.verify.sandbox.probe import open_sandbox
+
+    try:
+        open_sandbox().close()
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
 def _warnings(loaded: LoadedStudy) -> Iterator[str]:
     study = loaded.study
     for arm, names in ambiguous_arms(study).items():
@@ -111,8 +124,8 @@ def _warnings(loaded: LoadedStudy) -> Iterator[str]:
     if study.analyses.landscape is not None and not landscape_triples(study):
         yield f"analyses.landscape: the study lacks one of {', '.join(CHAIN)}; name checkpoints in 'triples'"
     for name, task in study.tasks.items():
-        if task.verifier == "tests":
-            yield f"tasks.{name}: 'verifier: tests' runs programs, which this version cannot; sampling it will stop"
+        if task.verifier == "tests" and (trouble := _no_sandbox()):
+            yield f"tasks.{name}: 'verifier: tests' runs programs; sampling it will stop here: {trouble}"
     yield from leaks(study, loaded.files)
     used = {name for mixture in study.mixtures.values() for name in mixture.names}
     used |= {name for evaluation in study.evaluations.values() for name in evaluation.text}
@@ -285,11 +298,11 @@ def _decided(loaded: LoadedStudy, store: Store, threads: int | None, only: tuple
         return Runner(planned(loaded, store, threads), store, only=only, display=display_for(sys.stderr)).run()
 
 
-def ledger_of(file: Path, *, out: Path | None) -> Artifact:
-    """The ledger of a study from what is built, decided now if that was not done."""
+def ledger_of(file: Path, *, out: Path | None, also: tuple[str, ...] = ()) -> Artifact:
+    """The ledger of a study from what is built, decided now if that was not done, with steps of the kinds ``also``."""
     loaded = load_study(file)
     store = _built_store(loaded, out, file)
-    (step,) = [step for step in _decided(loaded, store, None, ("claims",)).steps if step["kind"] == "claims"]
+    (step,) = [step for step in _decided(loaded, store, None, ("claims", *also)).steps if step["kind"] == "claims"]
     return store.read(store.path("claims", step["fingerprint"]))
 
 
