@@ -97,7 +97,8 @@ def step_tokens(step: Step) -> int | None:
     if step.kind == "corpus":
         return step.config["rows"] * step.config["seq_len"]
     if step.kind == "train":
-        return spec["steps"] * spec["rows"] * spec["seq_len"]
+        shared = (step.config.get("prefix") or {"step": 0})["step"]
+        return (spec["steps"] - shared) * spec["rows"] * spec["seq_len"]
     if step.kind == "rl":
         return spec["steps"] * spec["prompts_per_step"] * spec["samples"] * spec["max_new_tokens"]
     if step.kind == "scoring":

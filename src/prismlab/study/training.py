@@ -55,9 +55,9 @@ class ModelSide(Spec):
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """At a loss or gradient that is no number: ``stop``, or ``skip`` the step, which is recorded; ten skipped steps in
     a row stop the run."""
-    keep_state: bool = False
-    """Keep the optimizer's state at the end (of ``wsd``: where the decay begins), so that a longer budget of the same
-    run can go on from there. Kept without asking where the study has a longer one."""
+    share_prefix: bool = True
+    """Go on from a shorter training of this study that is the same up to there: with a constant rate up to the shorter
+    one's end, with ``wsd`` up to its decay. The shorter one keeps its optimizer's state for it."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

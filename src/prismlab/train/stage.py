@@ -25,6 +25,7 @@ from prismlab.train.optim import snapshot_steps
 from prismlab.train.parallel import Parallel, World, resolve_mesh
 from prismlab.train.snapshots import Snapshots
 from prismlab.train.totals import Totals
+from prismlab.train.trunk import Trunk
 
 LOGGED_ROWS = 2000
 """Longer runs log every n-th step, so that a metrics file stays small enough to draw."""
@@ -78,6 +79,7 @@ class _Run:
         self.parallel = Parallel(model, self.world, self.mesh, self.spec["precision"])
         same = identity(config, inputs, self.rows.corpus)
         self.keeper = Keeper(config, out, same, self.world, progress)
+        self.trunk = Trunk(config, inputs, self.rows, self.world, self.keeper.work)
         self.totals, self.pace = Totals(self.steps), Pace(model, self.spec, self.world)
         self.watch = self._watch()
         self.snapshots: Snapshots | None = None
@@ -95,6 +97,8 @@ class _Run:
     def begin(self, optimizer: torch.optim.Optimizer) -> int:
         """Take up what a stopped run had saved, and open what this one writes; the number of steps done."""
         self.optimizer, saved = optimizer, self.keeper.find()
+        if saved is None:
+            saved = self.keeper.saved = self.trunk.take_up()
         if saved is not None:
             self.totals.go_on(saved.state["totals"])
             if self.watch.alarm is not None:
@@ -153,6 +157,7 @@ class _Run:
         if alarm is not None:
             self.sound(alarm, report.step)
         assert self.optimizer is not None
+        self.trunk.after(report.step, self.parallel, self.optimizer, self.state)
         self.keeper.after(report.step, self.parallel, self.optimizer, self.state, self.files)
 
     def state(self) -> dict[str, Any]:
@@ -239,4 +244,5 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     this.close(whole=True)
     metrics = this.results()
     this.world.leave()
-    return Result(metrics=metrics, tokens=spec["steps"] * spec["rows"] * spec["seq_len"])
+    taken = spec["steps"] - (config.get("prefix") or {"step": 0})["step"]
+    return Result(metrics=metrics, tokens=taken * spec["rows"] * spec["seq_len"])
