@@ -20,6 +20,7 @@ from prismlab.data.templates import ThinkTemplate, get_template
 from prismlab.errors import DataError, shown
 from prismlab.micro import text as micro_text
 from prismlab.micro import world
+from prismlab.micro.retrieval import retrieval_questions
 from prismlab.seeds import derive_seed
 from prismlab.study.world import MicroSpec
 
@@ -196,13 +197,18 @@ def cleaned_documents(folder: str | Path) -> Iterator[Document]:
             yield Document(values["text"], values["prompt"], values["where"], values["id"])
 
 
-def _task_documents(domain: str, form: str, seed: int, spec: MicroSpec, template: ThinkTemplate) -> Iterator[str]:
+def _task_documents(
+    domain: str, form: str, tokens: int | None, seed: int, spec: MicroSpec, template: ThinkTemplate
+) -> Iterator[str]:
     """At most ``spec.documents`` distinct documents of the training split, generated as they are asked for."""
     if form == "facts":
         if domain != "science":
             raise DataError(f"micro source: the form 'facts' is for science, not for {domain!r}")
         return islice(world.fact_documents(seed, spec), spec.documents)
-    asked = islice(world.questions(domain, "train", seed, spec), spec.documents)
+    found = (
+        world.questions(domain, "train", seed, spec) if tokens is None else retrieval_questions("train", seed, tokens)
+    )
+    asked = islice(found, spec.documents)
     if form == "worked":
         return (template.worked(one.question, one.chain, one.answer) for one in asked)
     return (template.direct(one.question, one.answer) for one in asked)
@@ -212,7 +218,7 @@ def _micro_documents(micro: Mapping[str, Any], spec: MicroSpec, seed: int, templ
     domain, form = micro["domain"], micro.get("form", "direct")
     if domain in _MICRO_TEXT:
         return iter(_shuffled(list(_MICRO_TEXT[domain]()), seed))
-    return _task_documents(domain, form, seed, spec, template)
+    return _task_documents(domain, form, micro.get("tokens"), seed, spec, template)
 
 
 def _shuffled(documents: list[str], seed: int) -> list[str]:

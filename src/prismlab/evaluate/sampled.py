@@ -87,11 +87,29 @@ def mean_of(parts: Mapping[str, Score], rows: Sequence[Row], what: str) -> Score
     return _score(Interval(value / 100, (value - below) / 100, (value + above) / 100, k, "mover"), rows)
 
 
-def aggregate(rows: Sequence[Row]) -> dict[str, Any]:
+def by_length(tasks: Mapping[str, Score], lengths: Mapping[str, int], rows: Sequence[Row]) -> dict[str, Score]:
+    """Mean score over the tasks of each length, by the length in tokens, rising.
+
+    Args:
+        tasks: scores by task.
+        lengths: length in tokens of the tasks that were made for one.
+        rows: the rows behind all tasks.
+    """
+    found: dict[str, Score] = {}
+    for length in sorted(set(lengths.values())):
+        names = [name for name in tasks if lengths.get(name) == length]
+        mine = [row for row in rows if row["task"] in names]
+        found[str(length)] = mean_of({name: tasks[name] for name in names}, mine, "task")
+    return found
+
+
+def aggregate(rows: Sequence[Row], lengths: Mapping[str, int] | None = None) -> dict[str, Any]:
     """All scores of an evaluation: ``tasks``, ``domains`` (mean over their tasks), ``average`` (mean over domains).
 
     Args:
         rows: sample rows, in any order.
+        lengths: length in tokens of the tasks that were made for one; where there are any, scores come by
+            ``lengths``, too.
     """
     by_task: defaultdict[str, list[Row]] = defaultdict(list)
     by_domain: defaultdict[str, list[Row]] = defaultdict(list)
@@ -103,4 +121,5 @@ def aggregate(rows: Sequence[Row]) -> dict[str, Any]:
     for domain, mine in by_domain.items():
         names = dict.fromkeys(row["task"] for row in mine)
         domains[domain] = mean_of({name: tasks[name] for name in names}, mine, "task")
-    return {"tasks": tasks, "domains": domains, "average": mean_of(domains, rows, "domain")}
+    whole = {"tasks": tasks, "domains": domains, "average": mean_of(domains, rows, "domain")}
+    return {**whole, "lengths": by_length(tasks, lengths, rows)} if lengths else whole
