@@ -84,7 +84,7 @@ def advise(
     from prismlab.tools.show import check_out
 
     check_out(out)
-    ledger_of(study, out=runs, also=("gate",))
+    ledger_of(study, out=runs)
     there = built(study, out=runs)
     found = tool.advise(
         there.plain, there.entries, there.arms, there.inputs, gain=gain, loss=loss, reference=reference, margin=margin

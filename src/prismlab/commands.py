@@ -298,11 +298,11 @@ def _decided(loaded: LoadedStudy, store: Store, threads: int | None, only: tuple
         return Runner(planned(loaded, store, threads), store, only=only, display=display_for(sys.stderr)).run()
 
 
-def ledger_of(file: Path, *, out: Path | None, also: tuple[str, ...] = ()) -> Artifact:
-    """The ledger of a study from what is built, decided now if that was not done, with steps of the kinds ``also``."""
+def ledger_of(file: Path, *, out: Path | None) -> Artifact:
+    """The ledger of a study from what is built, decided now if that was not done; its gates, too, which may stop it."""
     loaded = load_study(file)
     store = _built_store(loaded, out, file)
-    (step,) = [step for step in _decided(loaded, store, None, ("claims", *also)).steps if step["kind"] == "claims"]
+    (step,) = [step for step in _decided(loaded, store, None, ("claims", "gate")).steps if step["kind"] == "claims"]
     return store.read(store.path("claims", step["fingerprint"]))
 
 
@@ -310,7 +310,7 @@ def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: 
     """``prism report``."""
     loaded = load_study(file)
     store = _built_store(loaded, out, file)
-    summary = _decided(loaded, store, threads, ("claims", "report"))
+    summary = _decided(loaded, store, threads, ("claims", "gate", "report"))
     absent = sum(step.get("reason", "").endswith(NOT_BUILT) for step in summary.steps)
     if absent:
         typer.echo(f"{absent} steps are not in it; 'prism run {file}' builds them", err=True)

@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prismlab.errors import DataError, SpecError, shown
+from prismlab.errors import DataError, EndBranch, SpecError, shown
 from prismlab.run.step import Artifact, Json, Progress, Result
 from prismlab.stats import PairedItems, holm, items_to_decide, paired_items
 
@@ -259,9 +259,10 @@ def sentence(found: Mapping[str, Any]) -> str:
 
 
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
-    """See the house plan for config, inputs, files and metrics. The gate never stops a run.
+    """See the house plan for config, inputs, files and metrics.
 
     Raises:
+        EndBranch: a loss is shown and the gate's ``action`` is ``stop``; ``gate.json`` is written all the same.
         DataError: the two evaluations cannot be compared.
         SpecError: a margin of a benchmark that the evaluation lacks.
     """
@@ -272,6 +273,9 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     rows = [read_rows(inputs[side].path / "samples.parquet") for side in ("base", "new")]
     found = retention(rows[0], rows[1], float(spec["margin"]), spec["margins"], names=names)
     (out / "gate.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if spec["action"] == "warn" and found["verdict"] != "retained":
-        progress.note(f"warning: {names[1]} against {names[0]}: {sentence(found)}")
+    told = f"{names[1]} against {names[0]}: {sentence(found)}"
+    if spec["action"] == "stop" and found["verdict"] == "regressed":
+        raise EndBranch(f"the gate stops what begins from {told}")
+    if spec["action"] != "record" and found["verdict"] != "retained":
+        progress.note(f"warning: {told}")
     return Result(metrics={key: found[key] for key in ("verdict", "tasks", "average")})

@@ -172,7 +172,7 @@ class Runner:
     def _settle(self) -> None:
         """Move every waiting step whose inputs are decided to where it belongs: ready, cached or missing."""
         for step in [step for step in self._plan.steps if step.id in self._waiting]:
-            if any(source not in self._outcomes for source in step.inputs.values()):
+            if any(source not in self._outcomes for source in step.before):
                 continue
             settled = settle(step, self._outcomes)
             if isinstance(settled, Missing):

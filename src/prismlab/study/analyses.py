@@ -179,15 +179,21 @@ def _frontier(builder: Builder, seed: int) -> None:
         builder.add("frontier", name, seed, config, seed_name=run.prompts, inputs=inputs, facts=facts)
 
 
+def gate_step(builder: Builder, name: str, checkpoint: str, seed: int) -> str:
+    """The step that holds a checkpoint against its gate's reference."""
+    spec = builder.study.gates[name]
+    sides = {"base": spec.reference, "new": checkpoint}
+    inputs = {key: builder.evaluation(spec.evaluation, side, seed) for key, side in sides.items()}
+    facts = {"checkpoint": checkpoint, "reference": spec.reference, "evaluation": spec.evaluation}
+    rule = {key: _json(spec)[key] for key in ("margin", "margins", "action")}
+    config = {"spec": rule, "reference": spec.reference, "checkpoint": checkpoint}
+    return builder.add("gate", name, seed, config, step_name=f"{name}@{checkpoint}", inputs=inputs, facts=facts)
+
+
 def _gates(builder: Builder, seed: int) -> None:
-    for name, spec in builder.study.gates.items():
+    for name in builder.study.gates:
         for checkpoint in gated(builder.study, name):
-            sides = {"base": spec.reference, "new": checkpoint}
-            inputs = {key: builder.evaluation(spec.evaluation, side, seed) for key, side in sides.items()}
-            facts = {"checkpoint": checkpoint, "reference": spec.reference, "evaluation": spec.evaluation}
-            rule = {key: _json(spec)[key] for key in ("margin", "margins", "action")}
-            config = {"spec": rule, "reference": spec.reference, "checkpoint": checkpoint}
-            builder.add("gate", name, seed, config, step_name=f"{name}@{checkpoint}", inputs=inputs, facts=facts)
+            gate_step(builder, name, checkpoint, seed)
 
 
 ANALYSES: tuple[Callable[[Builder, int], None], ...] = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prismlab.study.checkpoints import CheckpointSpec, MergeSpec, RLSpec, TrainSpec
 from prismlab.study.explain import problem
-from prismlab.study.series import owner, snapshot_problems
 from prismlab.study.rl import PromptSpec
+from prismlab.study.series import owner, snapshot_problems
 from prismlab.study.spec import MixtureSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
 
@@ -60,7 +60,7 @@ def _checkpoints(study: Study) -> Iterator[str]:
             if spec.monitor is not None:
                 yield from _refer(f"{here}.monitor.heldout", spec.monitor.heldout, study.sources, "source")
                 yield from _once(f"{here}.monitor.heldout", spec.monitor.heldout)
-                for taken in {"start", "corpus"}.intersection(spec.monitor.heldout):
+                for taken in {"start", "corpus", "prefix"}.intersection(spec.monitor.heldout):
                     yield f"{here}.monitor.heldout: {taken!r} is what the training's own input is called; rename it"
         else:
             yield from _refer(f"{here}.prompts", [spec.prompts], study.prompts, "prompt set")
@@ -101,6 +101,7 @@ def _sampling(study: Study) -> Iterator[str]:
         yield from _refer(f"{here}.tasks", spec.tasks, study.tasks, "task")
         yield from _refer(f"{here}.text", spec.text, study.sources, "source")
         yield from _refer(f"{here}.checkpoints", spec.checkpoints or [], everything, "base or checkpoint")
+        yield from _refer(f"{here}.server", filter(None, [spec.server]), study.run.servers, "server in run:")
         yield from _once(f"{here}.tasks", spec.tasks)
         yield from _once(f"{here}.text", spec.text)
         for both in set(spec.tasks) & set(spec.text):
@@ -209,6 +210,21 @@ def _gates(study: Study) -> Iterator[str]:
         yield from _refer(f"{here}.margins", spec.margins, evaluation.tasks, "task of its evaluation:")
         if not set(judged if spec.checkpoints is None else spec.checkpoints) - {spec.reference}:
             yield f"{here}: no checkpoint is left to hold against {spec.reference!r}; name one in 'checkpoints'"
+        for held in _above(study, spec.reference) if spec.action == "stop" else ():
+            if held in (judged if spec.checkpoints is None else spec.checkpoints):
+                yield f"{here}: {spec.reference!r} is made of {held!r}, which this gate may stop; take another"
+
+
+def _above(study: Study, name: str) -> set[str]:
+    """All checkpoints that one is made of; what a cycle or an unknown name leaves out is told elsewhere."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        spec = study.checkpoints.get(owner(waiting.pop()))
+        new = [] if spec is None else [start for start in starts_of(spec) if start not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def _rest(study: Study) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prismlab.study.arms import infer_arms
 from prismlab.study.check import starts_of
 from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
+from prismlab.study.series import owner
 from prismlab.study.study import Study
 
 
@@ -24,7 +25,7 @@ def root_of(study: Study, name: str) -> str | None:
         start = starts_of(spec)[0]
         if isinstance(spec, TrainSpec) and spec.stage == "pretrain" and is_random(study, start):
             pretrained = name
-        name = start
+        name = owner(start)
     return pretrained if is_random(study, name) else name
 
 
@@ -98,6 +99,11 @@ def evaluated(study: Study, evaluation: str) -> list[str]:
     if named is not None:
         return list(dict.fromkeys(named))
     return [*(name for name in study.bases if not is_random(study, name)), *study.checkpoints]
+
+
+def stopping(study: Study, checkpoint: str) -> list[str]:
+    """Gates that may stop what begins from a checkpoint."""
+    return [name for name, spec in study.gates.items() if spec.action == "stop" and checkpoint in gated(study, name)]
 
 
 def gated(study: Study, gate: str) -> list[str]:

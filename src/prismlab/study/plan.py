@@ -11,15 +11,15 @@ from pydantic import BaseModel
 
 from prismlab.errors import SpecError
 from prismlab.seeds import derive_seed
-from prismlab.study.analyses import ANALYSES, thresholds
+from prismlab.study.analyses import ANALYSES, gate_step, thresholds
 from prismlab.study.arms import infer_arms
 from prismlab.study.checkpoints import MergeSpec, RLSpec, TrainSpec
 from prismlab.study.content import FileHashes
 from prismlab.study.explain import problem
 from prismlab.study.load import LoadedStudy
-from prismlab.study.pairs import evaluated
+from prismlab.study.pairs import evaluated, stopping
 from prismlab.study.running import HOW
-from prismlab.study.series import owner
+from prismlab.study.series import owner, prefixes
 from prismlab.study.spec import EvaluationSpec
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
 
@@ -43,6 +43,7 @@ class Builder:
         self.threads = threads
         self.hashes = hashes
         self.steps: dict[str, Step] = {}
+        self.prefixes = prefixes(loaded.study)
         self._machine_text: Callable[[], str] | None = machine_text
         self._text = ""
         self._content: dict[str, list[dict[str, str]]] = {}
@@ -204,23 +205,40 @@ class Builder:
         spec = self.study.checkpoints[name]
         if isinstance(spec, MergeSpec):
             inputs = {start: self.checkpoint(start, seed) for start in spec.weights}
-            return self.add("merge", name, seed, {"spec": _json(spec)}, inputs=inputs, facts={"checkpoint": name})
+            facts, waits = {"checkpoint": name}, self._gates(spec.weights, seed)
+            return self.add("merge", name, seed, {"spec": _json(spec)}, inputs=inputs, facts=facts, waits=waits)
         start = self.checkpoint(spec.start, seed)
         facts = {"checkpoint": name, "start": spec.start, "stage": spec.stage}
+        waits = self._gates([spec.start], seed)
         if isinstance(spec, TrainSpec):
             config, more = self._training(spec)
-            inputs = {"start": start, "corpus": self.corpus(spec, seed)}
+            inputs = {"start": start, "corpus": self.corpus(spec, seed), **self._shared(name, config, seed)}
             if spec.monitor is not None:
                 inputs |= self.cleaned(spec.monitor.heldout, seed)
             nproc = spec.nproc if spec.launch == "torchrun" else 0
             facts["mixture"] = spec.mixture
-            return self.add("train", name, seed, config, inputs=inputs, facts=facts, nproc=nproc, **more)
+            return self.add("train", name, seed, config, inputs=inputs, facts=facts, waits=waits, nproc=nproc, **more)
         config = {"spec": _json(spec), "template": self.study.template, **self._measured(spec)}
         inputs = {"start": start, "prompts": self.prompts(spec, seed)}
         facts["prompts"] = spec.prompts
         nproc = spec.nproc if spec.launch == "torchrun" else 0
         paths = self.served(spec.server or (spec.vllm.server if spec.vllm else None))
-        return self.add("rl", name, seed, config, inputs=inputs, facts=facts, nproc=nproc, paths=paths)
+        return self.add("rl", name, seed, config, inputs=inputs, facts=facts, waits=waits, nproc=nproc, paths=paths)
+
+    def _shared(self, name: str, config: dict[str, Any], seed: int) -> dict[str, str]:
+        """The shorter training that this one goes on from; where it does, and where others do, is put in ``config``."""
+        for shorter, step in self.prefixes.values():
+            if shorter == name:
+                config["branch"] = step
+        if name not in self.prefixes:
+            return {}
+        shorter, step = self.prefixes[name]
+        config["prefix"] = {"step": step}
+        return {"prefix": self.checkpoint(shorter, seed)}
+
+    def _gates(self, starts: Iterable[str], seed: int) -> tuple[str, ...]:
+        """The gates that may stop what begins from these checkpoints."""
+        return tuple(gate_step(self, gate, start, seed) for start in starts for gate in stopping(self.study, start))
 
     def _training(self, spec: TrainSpec) -> tuple[dict[str, Any], dict[str, Any]]:
         """Configuration of a training, and what travels beside it: how it is carried out, files of held-out text."""
@@ -264,6 +282,7 @@ class Builder:
     def evaluation(self, name: str, checkpoint: str, seed: int) -> str:
         spec = self.study.evaluations[name]
         data, paths = self.data(spec.text, spec.tasks)
+        paths["paths"] |= self.served(spec.server)
         config = {
             # Which checkpoints are evaluated changes nothing about any one of them.
             "spec": {**_json(spec), "checkpoints": None},

@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "trajectory": ("prismlab.analyse.trajectory:run", 2),
     "landscape": ("prismlab.analyse.landscape:run", 3),
     "frontier": ("prismlab.rl.frontier:run", 1),
-    "gate": ("prismlab.evaluate.retention:run", 2),
+    "gate": ("prismlab.evaluate.retention:run", 3),
     "claims": ("prismlab.claims.ledger:run", 4),
     "report": ("prismlab.report.html:run", 4),
 }

@@ -29,6 +29,8 @@ class Step:
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
     paths: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     """Absolute paths of the files that the stage reads; given to it as ``config['files']``, never fingerprinted."""
+    waits: Sequence[str] = ()
+    """Ids of gates that must have let this step through: no inputs, so a gate's margin changes no fingerprint."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the entries of ``claims`` and ``report`` say about this step: checkpoint, old, new, ..."""
     entry: str
@@ -40,6 +42,11 @@ class Step:
     how: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """How the step is carried out, given to the stage as ``config['how']``, never fingerprinted: it may go on under
     another mesh of processes, or save more often."""
+
+    @property
+    def before(self) -> list[str]:
+        """Ids of all steps that come before this one."""
+        return [*self.inputs.values(), *self.waits]
 
     @property
     def takes_what_there_is(self) -> bool:
@@ -81,7 +88,12 @@ def fingerprint(step: Step, config: Mapping[str, Any], inputs: Mapping[str, Outc
 
 
 def settle(step: Step, outcomes: Mapping[str, Outcome]) -> Settled | Missing:
-    """The step with its inputs' outcomes filled in; Missing, with the input's reason, if it cannot run without one."""
+    """The step with its inputs' outcomes filled in; Missing, with the reason, if it cannot run without one that is not
+    there, or if a gate that it waits for ended."""
+    for gate in step.waits:
+        found = outcomes[gate]
+        if isinstance(found, Missing):
+            return found
     inputs = {key: outcomes[source] for key, source in step.inputs.items()}
     config = step.config
     missing = {key: found.reason for key, found in inputs.items() if isinstance(found, Missing)}
@@ -124,7 +136,7 @@ class Plan:
         keep = {step.id for step in self.step(wanted)}
         for step in reversed(self.steps):
             if step.id in keep:
-                keep |= set(step.inputs.values())
+                keep |= set(step.before)
         return Plan(name=self.name, steps=[step for step in self.steps if step.id in keep], arms=self.arms)
 
     def resolve(self, find: Callable[[str, str], Mapping[str, Any] | None]) -> dict[str, Settled | Missing]:
@@ -143,10 +155,10 @@ class Plan:
         return settled
 
     def downstream(self) -> dict[str, list[str]]:
-        """Ids of the steps that read each step."""
+        """Ids of the steps that read each step, or wait for it."""
         readers: dict[str, list[str]] = {step.id: [] for step in self.steps}
         for step in self.steps:
-            for source in dict.fromkeys(step.inputs.values()):
+            for source in dict.fromkeys(step.before):
                 readers[source].append(step.id)
         return readers
 

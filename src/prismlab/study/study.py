@@ -172,8 +172,9 @@ class GateSpec(Spec):
     """Points that a benchmark may lose."""
     margins: dict[Name, Annotated[float, Field(gt=0.0, lt=100.0)]] = {}
     """Points that single benchmarks may lose."""
-    action: Literal["record", "warn"] = "record"
-    """What to do where retention is not shown: record it, or also warn while the study runs."""
+    action: Literal["record", "warn", "stop"] = "record"
+    """``record`` the verdict; ``warn`` also tells it while the study runs, where retention is not shown; ``stop``
+    warns, and where a loss is shown ends the branch: what would be made of the checkpoint is skipped."""
 
 
 class RunSpec(Spec):
