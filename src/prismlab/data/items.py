@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from prismlab.data.normalise import word_texts
 from prismlab.data.rows import LETTERS, Row, encodable, file_rows, hub_rows, question_and_answer
+from prismlab.data.tests import tests_of
 from prismlab.errors import DataError
+from prismlab.micro.retrieval import retrieval_questions
 from prismlab.micro.world import Question, task_questions
 from prismlab.seeds import derive_seed
 from prismlab.study.world import MicroSpec
 
-MICRO_VERIFIERS = {"math": "number", "code": "program", "science": "choice"}
+MICRO_VERIFIERS = {"math": "number", "code": "program", "science": "choice", "retrieval": "exact"}
 HUB_ROWS = 100_000
 """At most this many rows of a hub data set are read for a task."""
 _BEFORE = re.compile(r"^\s*(?:question|problem|q)\s*[:.]\s+", re.IGNORECASE)
@@ -40,11 +42,12 @@ class Item:
     answer: str
     """The reference answer; for choices the letter."""
     verifier: str
-    """``number``, ``choice``, ``exact``, ``program`` or ``tests``."""
+    """``number``, ``math``, ``choice``, ``exact``, ``program`` or ``tests``."""
     choices: tuple[str, ...] | None = None
     """Texts of the choices in the order of their letters."""
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What a verifier needs besides: ``points`` ([[x, y], ...]) for ``program``."""
+    """What a verifier needs besides: ``points`` ([[x, y], ...]) for ``program``, ``tests`` (see ``verify.code``) for
+    ``tests``."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that ``from_json`` reads back to an equal item."""
@@ -140,7 +143,12 @@ def _item_id(row: Row, names: Sequence[str]) -> str:
 
 def _row_items(task: str, spec: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
-        question, answer, choices = question_and_answer(row, spec["fields"])
+        meta: dict[str, Any] = {}
+        if spec["verifier"] == "tests":
+            question, choices = row.text(spec["fields"]["question"]).strip(), None
+            answer, meta["tests"] = tests_of(row, spec["fields"]["answer"])
+        else:
+            question, answer, choices = question_and_answer(row, spec["fields"])
         yield Item(
             id=_item_id(row, ("id", "task_id")),
             task=task,
@@ -149,6 +157,7 @@ def _row_items(task: str, spec: Mapping[str, Any], rows: Iterable[Row]) -> Itera
             answer=encodable(row.where, answer),
             verifier=spec["verifier"],
             choices=choices,
+            meta=meta,
         )
 
 
@@ -223,7 +232,11 @@ def load_items(
     order = derive_seed("items", task_name) if split == "test" else seed
     if task_spec_json.get("micro") is not None:
         domain = task_spec_json["micro"]["domain"]
-        found = task_questions(domain, split, n, order, MicroSpec.model_validate(micro_json))
+        length = task_spec_json["micro"].get("tokens")
+        if length is not None:
+            found = list(islice(retrieval_questions(split, order, int(length)), n))
+        else:
+            found = task_questions(domain, split, n, order, MicroSpec.model_validate(micro_json))
         return [micro_item(task_name, question) for question in found]
     items = _all_rows(task_name, task_spec_json, files)
     if len(items) < n:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from prismlab.cost.names import hub_id
 from prismlab.data.recipe_list import RECIPES
-from prismlab.study.world import Spec
+from prismlab.study.world import MicroSource, MicroTask, Spec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Domain = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
@@ -47,23 +47,6 @@ class BaseSpec(Spec):
     def _one_origin(self) -> BaseSpec:
         if (self.arch is None) == (self.checkpoint is None):
             raise ValueError("give exactly one of 'arch' (a tiny model) and 'checkpoint' (a folder or model id)")
-        return self
-
-
-class MicroSource(Spec):
-    """Text or tasks from the micro world."""
-
-    domain: Literal["web", "code-text", "chat", "math", "code", "science"]
-    """``web``, ``code-text`` and ``chat`` are real text found on the machine; the others are generated tasks."""
-    form: Literal["direct", "worked", "facts"] = "direct"
-    """For tasks: answer alone, ``<think>`` chain and answer, or (science) the facts as sentences."""
-
-    @model_validator(mode="after")
-    def _form_fits(self) -> MicroSource:
-        if self.form == "facts" and self.domain != "science":
-            raise ValueError("'form: facts' is for 'domain: science' alone")
-        if self.form == "worked" and self.domain in ("web", "code-text", "chat"):
-            raise ValueError(f"'form: worked' is for tasks (math, code, science); {self.domain} is text")
         return self
 
 
@@ -277,13 +260,6 @@ class DecontaminateSpec(Spec):
     """What is no contamination: ids of items (``task/id``), or texts that what is shared lies within."""
 
 
-class MicroTask(Spec):
-    """A generated task of the micro world, its test split."""
-
-    domain: Literal["math", "code", "science"]
-    """Which task family."""
-
-
 class TaskSpec(Spec):
     """A verifiable task: questions, answers and a verifier. Give exactly one of ``micro``, ``files`` and ``hub``."""
 
@@ -297,9 +273,9 @@ class TaskSpec(Spec):
     """Domain, for the domain scores; required but for ``micro``."""
     fields: Fields | None = None
     """Field names; ``question`` and ``answer``, and ``choices`` for multiple choice."""
-    verifier: Literal["number", "choice", "exact", "program", "tests"] | None = None
+    verifier: Literal["number", "math", "choice", "exact", "program", "tests"] | None = None
     """How an answer is judged; required but for ``micro``. ``number`` takes the last number, after ``####`` if present;
-    ``tests`` runs programs and needs a sandbox, which this version does not have: scoring such a task is refused."""
+    ``math`` also knows formulas; ``tests`` runs programs in the sandbox, ``answer`` names the field with the tests."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> TaskSpec:
@@ -343,6 +319,8 @@ class EvaluationSpec(Spec):
     tells how a model bears positions that it has never seen, not how well it knows the text."""
     checkpoints: list[str] | None = None
     """Which checkpoints; null for all."""
+    server: Name | None = None
+    """Sample over HTTP with a server of ``run.servers``; null samples in process."""
 
     @model_validator(mode="after")
     def _something(self) -> EvaluationSpec:

@@ -1,8 +1,8 @@
-"""What every configuration is, and the difficulty knobs of the micro world, shared by its sources and its tasks."""
+"""What every configuration is, and the micro world: its difficulty, its sources and its tasks."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast, get_origin
+from typing import Annotated, Any, Literal, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -57,4 +57,52 @@ class MicroSpec(Spec):
     def _digits(self) -> MicroSpec:
         if self.math_min_digits > self.math_max_digits:
             raise ValueError("'math_min_digits' is above 'math_max_digits'")
+        return self
+
+
+Length = Annotated[int, Field(ge=96, le=2**20)]
+"""Tokens of a question of retrieval."""
+
+
+def _check_length(domain: str, tokens: int | None) -> None:
+    if (domain == "retrieval") != (tokens is not None):
+        raise ValueError("'tokens' is for 'domain: retrieval', which needs it; the other domains have no length")
+
+
+class MicroSource(Spec):
+    """Text or tasks from the micro world."""
+
+    domain: Literal["web", "code-text", "chat", "math", "code", "science", "retrieval"]
+    """``web``, ``code-text`` and ``chat`` are real text found on the machine; the others are generated tasks."""
+    form: Literal["direct", "worked", "facts"] = "direct"
+    """For tasks: answer alone, ``<think>`` chain and answer, or (science) the facts as sentences."""
+
+    tokens: Length | None = None
+    """For ``retrieval``: tokens of a question."""
+
+    @model_validator(mode="after")
+    def _length_fits(self) -> MicroSource:
+        _check_length(self.domain, self.tokens)
+        return self
+
+    @model_validator(mode="after")
+    def _form_fits(self) -> MicroSource:
+        if self.form == "facts" and self.domain != "science":
+            raise ValueError("'form: facts' is for 'domain: science' alone")
+        if self.form == "worked" and self.domain in ("web", "code-text", "chat"):
+            raise ValueError(f"'form: worked' is for tasks (math, code, science); {self.domain} is text")
+        return self
+
+
+class MicroTask(Spec):
+    """A generated task of the micro world, its test split."""
+
+    domain: Literal["math", "code", "science", "retrieval"]
+    """Which task family."""
+    tokens: Length | None = None
+    """For ``retrieval``: tokens of a question; scores are also given by length."""
+
+    @model_validator(mode="after")
+    def _length_fits(self) -> MicroTask:
+        _check_length(self.domain, self.tokens)
         return self
