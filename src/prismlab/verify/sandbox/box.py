@@ -3,16 +3,17 @@ unconfined."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from prismlab.errors import SandboxError
 from prismlab.verify.sandbox.compare import same_value
-from prismlab.verify.sandbox.outcome import Judged, Limits, Outcome
+from prismlab.verify.sandbox.outcome import Judged, Limits, Outcome, Status, Values
 from prismlab.verify.sandbox.place import Place, own_place
 from prismlab.verify.sandbox.plain import NotPlain, to_plain
 from prismlab.verify.sandbox.pool import Pool
@@ -194,28 +195,60 @@ class Sandbox:
             raise
         return session, "" if said == b'["l", "loaded", null]' else f"it cannot be loaded: {_raised(said)}"
 
-    def _calls(
-        self, program: str, entry: str, cases: Sequence[tuple[Sequence[Any], Any]], limits: Limits
-    ) -> tuple[str, str]:
+    def values(
+        self,
+        program: str,
+        entry: str,
+        arguments: Sequence[Any],
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ) -> Values:
+        """What ``entry`` gives for each list of arguments, all as trees of ``plain.to_plain``; for a service of level
+        C."""
+        found: list[Any] = []
+
+        def attempt() -> tuple[str, str]:
+            found.clear()
+            for said in self._said(program, entry, arguments, limits):
+                if isinstance(said, str):
+                    return "failed", said
+                found.append([said[2][1]] if said is not None and said[1] == "value" else None)
+            return "passed", ""
+
+        judged = self._tried(attempt, program)
+        words: dict[str, Status] = {"passed": "ended", "failed": "failed", "no_verdict": "fault"}
+        return Values(status=words[judged.verdict], reason=judged.reason, values=found)
+
+    def _said(self, program: str, entry: str, arguments: Sequence[Any], limits: Limits) -> Iterator[Any]:
+        """What the program says to each call: a line that was read, None for one that cannot be; a text if it does
+        not load."""
         session, trouble = self._loaded(program, limits)
         try:
             if trouble:
-                return "failed", trouble
-            for number, (arguments, expected) in enumerate(cases):
-                try:
-                    asked = json.dumps(to_plain(["call", entry, list(arguments), {}]))
-                    wanted = to_plain(expected)
-                except NotPlain:
-                    return "no_verdict", f"case {number} holds something that is no plain value"
-                session.say(asked.encode())
-                said = _read(session.line())
-                if said is None or said[1] != "value":
-                    return "failed", f"case {number}: {_raised(said)}"
-                if not same_value(wanted, said[2][1]):
-                    return "failed", f"case {number}: another value"
-            return "passed", ""
+                yield trouble
+                return
+            for given in arguments:
+                session.say(json.dumps(["l", "call", entry, given, ["d"]]).encode())
+                yield _read(session.line())
         finally:
             session.stop()
+
+    def _calls(
+        self, program: str, entry: str, cases: Sequence[tuple[Sequence[Any], Any]], limits: Limits
+    ) -> tuple[str, str]:
+        try:
+            arguments = [to_plain(list(given)) for given, _ in cases]
+            wanted = [to_plain(expected) for _, expected in cases]
+        except NotPlain as error:
+            return "no_verdict", f"a case holds what is no plain value: {error}"
+        with contextlib.closing(self._said(program, entry, arguments, limits)) as answers:
+            for number, said in enumerate(answers):
+                if isinstance(said, str):
+                    return "failed", said
+                if said is None or said[1] != "value":
+                    return "failed", f"case {number}: {_raised(said)}"
+                if not same_value(wanted[number], said[2][1]):
+                    return "failed", f"case {number}: another value"
+        return "passed", ""
 
     def _tests(self, program: str, tests: str, entry: str, prelude: str, limits: Limits) -> tuple[str, str]:
         job = {"mode": "tests", "tests": tests, "entry": entry, "prelude": prelude}

@@ -95,7 +95,10 @@ class Keeper:
                 self._finish(worker)
 
     def _order(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self.control, 1 << 16, 5)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.control, 1 << 16, 5)
+        except ConnectionResetError:
+            data, descriptors = b"", []
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         if not data:
@@ -164,7 +167,7 @@ class Keeper:
         if descriptors:
             listener = descriptors[0]
             worker.started.listener = listener
-            worker.answerer = Answerer(worker.started.folders)
+            worker.answerer = Answerer(worker.started.scratch, worker.started.folders)
             self._listen(listener, lambda: self._answer(worker, listener))
 
     def _answer(self, worker: Worker, listener: int) -> None:

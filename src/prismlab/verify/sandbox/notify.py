@@ -45,19 +45,19 @@ _WITH_FOLDER = {
 }
 """Arguments that hold a folder's descriptor and a path; of calls that are not named, the first is the path."""
 _LOOK = {"stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2"}
-"""Calls that may also see the folders above those of the program."""
+"""Calls that may also see the folders above the program's own."""
 
 
 class Answerer:
     """Decides for one program what its calls may see."""
 
-    def __init__(self, folders: Sequence[str]) -> None:
-        self.folders = tuple(folders)
+    def __init__(self, home: str, folders: Sequence[str]) -> None:
+        """Its calls may see what is in ``folders``, and that there are folders above its ``home``."""
+        self.folders = (home, *folders)
         self.above = {"/"}
-        for folder in folders:
-            while folder != "/":
-                folder = posixpath.dirname(folder)
-                self.above.add(folder)
+        while home != "/":
+            home = posixpath.dirname(home)
+            self.above.add(home)
 
     def may(self, call: str, path: str) -> bool:
         """Whether ``call`` may go on with this absolute path."""

@@ -70,3 +70,14 @@ class Judged:
     """In a few words; empty after ``passed``."""
     seconds: float = 0.0
     record: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """What calls gave."""
+
+    status: Status
+    reason: str
+    """In a few words; empty after ``ended``."""
+    values: list[Any]
+    """For each call that was made ``[tree]``, see ``plain.to_plain``, or None where it raised."""
