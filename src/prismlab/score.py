@@ -21,7 +21,7 @@ from prismlab.errors import DataError
 from prismlab.model.generate import Completion, Sampler, SamplingSettings, prompt_ids
 from prismlab.run.step import Progress
 from prismlab.seeds import derive_seed
-from prismlab.verify.answers import verifier_of, verify
+from prismlab.verify.answers import WAITS, in_threads, verifier_of, verify
 from prismlab.verify.format import check_format
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _row(item: Item, sample: int, prompt: Sequence[int], completion: Completion,
         "question": item.question,
         "answer": item.answer,
         "response": completion.text,
-        "tokens": len(completion.token_ids),
+        "tokens": completion.tokens,
         "finished": completion.finished,
         "nll": mean_nll(completion),
         "score": verdict.score,
@@ -126,7 +126,8 @@ def score_items(
 
     Raises:
         DataError: two items share task and id, so that their rows could not be told apart, or a verifier is unknown.
-        SandboxError: a verifier runs programs.
+        SandboxError: a verifier runs programs, and this machine has no sandbox.
+        MissingExtra: a verifier needs a package that is not installed.
     """
     keys = _checked_keys(items)
     shape = templates.get_template(template)
@@ -135,11 +136,12 @@ def score_items(
 
     def judged(part: slice) -> list[SampleRow]:
         groups = sampler.sample(prompts[part], n, settings, seeds[part], progress)
-        return [
-            _row(item, sample, prompt, completion, strict_format)
+        waiting = [
+            (item, sample, prompt, completion, strict_format)
             for item, prompt, group in zip(items[part], prompts[part], groups, strict=True)
             for sample, completion in enumerate(group)
         ]
+        return in_threads(_row, waiting, slow=any(item.verifier in WAITS for item in items[part]))
 
     if keep is None:
         return judged(slice(None))

@@ -27,6 +27,8 @@ from transformers import (
 
 from prismlab.errors import CheckpointError, StageError
 from prismlab.model import generate
+from prismlab.model.caches import bytes_a_token
+from prismlab.model.draws import draw
 from prismlab.model.generate import Completion, SamplingSettings, TransformersSampler, prompt_ids
 from prismlab.run.step import Silent
 
@@ -363,4 +365,34 @@ def test_broken_weights_are_not_sampled_from(value: float, uniform: torch.Tensor
     logits = torch.zeros(2, 5)
     logits[1, 3] = value
     with pytest.raises(StageError, match="NaN or infinite"):
-        generate._draw(logits, SamplingSettings(max_new_tokens=1), uniform)
+        draw(logits, SamplingSettings(max_new_tokens=1), uniform)
+
+
+@pytest.mark.parametrize("family", ["llama", "granite-h", "nemotron-h"])
+def test_batches_keep_to_the_memory(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FAMILIES[family]()
+    settings = SamplingSettings(max_new_tokens=7)
+    sampler = TransformersSampler(model, TOKENIZER)
+    whole = sampler.sample(PROMPTS, 4, settings, seed=1)
+    sizes: list[int] = []
+    run = sampler._run
+    monkeypatch.setattr(sampler, "_run", lambda batch, *args: [sizes.append(len(batch)), run(batch, *args)][1])
+    longest = max(map(len, PROMPTS)) + 7
+    monkeypatch.setattr(generate, "CPU_CACHE_BYTES", 3 * longest * bytes_a_token(model))
+    assert [[c.token_ids for c in g] for g in sampler.sample(PROMPTS, 4, settings, seed=1)] == [
+        [c.token_ids for c in g] for g in whole
+    ]
+    assert max(sizes) == 3
+    assert sum(sizes) == len(PROMPTS) * 4
+    monkeypatch.setattr(generate, "CPU_CACHE_BYTES", 1)
+    sizes.clear()
+    sampler.sample(PROMPTS, 1, settings, seed=1)
+    assert sizes == [1] * len(PROMPTS)
+
+
+def test_bytes_of_a_token() -> None:
+    model = llama()
+    cache = generate.new_cache(model)
+    model(torch.tensor([PROMPTS[2]]), past_key_values=cache, use_cache=True)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert bytes_a_token(model) * len(PROMPTS[2]) == held

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prismlab.data.items import Item, load_items
-from prismlab.model.generate import SamplingSettings, TransformersSampler
+from prismlab.model.generate import Sampler, SamplingSettings, TransformersSampler
 from prismlab.run.step import Json, Progress
 from prismlab.score import SampleRow, score_items
 from prismlab.seeds import derive_seed
@@ -41,15 +41,21 @@ class Draw:
         return len(self.items) * self.n
 
     def rows(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        progress: Progress | None = None,
+        sampler: Sampler | None = None,
     ) -> list[SampleRow]:
         """Verified samples of every item, in order; answers are judged leniently (see the stage ``evaluation``).
+
+        ``sampler`` draws them elsewhere; None samples ``model`` in this process.
 
         Raises:
             StageError: a prompt fills the model's positions, or its logits are not finite.
             SandboxError: a verifier runs programs.
         """
-        sampler = TransformersSampler(model, tokenizer)
+        sampler = sampler or TransformersSampler(model, tokenizer)
         return score_items(
             sampler, tokenizer, self.items, self.n, self.settings, self.seed, self.template, False, progress
         )

@@ -12,6 +12,7 @@ from prismlab.evaluate import text as text_loss
 from prismlab.evaluate.draw import draw_of, files_of
 from prismlab.evaluate.sampled import aggregate
 from prismlab.model.checkpoint import load_model, load_tokenizer
+from prismlab.model.served import served_sampler
 from prismlab.run.step import Artifact, Json, Progress, Result
 from prismlab.score import write_rows
 from prismlab.seeds import derive_seed
@@ -30,6 +31,12 @@ def _texts(config: Mapping[str, Json], inputs: Mapping[str, Artifact]) -> dict[s
     return texts
 
 
+def _of_a_length(config: Mapping[str, Json]) -> dict[str, Json]:
+    """Tasks of the evaluation that were made for a length in tokens."""
+    tasks = {name: config["tasks"][name] for name in config["spec"]["tasks"]}
+    return {name: task for name, task in tasks.items() if (task.get("micro") or {}).get("tokens") is not None}
+
+
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """See the house plan for config, inputs, files and metrics.
 
@@ -45,7 +52,7 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     folder = inputs["checkpoint"].model
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype="float32")
     progress.start(draw.samples, "samples")
-    rows = draw.rows(model, tokenizer, progress)
+    rows = draw.rows(model, tokenizer, progress, served_sampler(config, folder, tokenizer))
     write_rows(rows, out / "samples.parquet")
     documents: list[dict[str, Any]] = []
     losses: dict[str, Json] = {}
@@ -56,6 +63,7 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         losses[name] = text_loss.bits_per_byte(mine, derive_seed(config["seed"], "text", name))
         documents += mine
     text_loss.write_rows(documents, out / "text.parquet")
-    metrics = {**aggregate(rows), "text": losses}
+    lengths = {name: int(task["micro"]["tokens"]) for name, task in _of_a_length(config).items()}
+    metrics = {**aggregate(rows, lengths), "text": losses}
     tokens = sum(row["tokens"] for row in rows) + sum(row["tokens"] for row in documents)
     return Result(metrics=metrics, tokens=tokens)

@@ -11,18 +11,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import numpy as np
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from prismlab.errors import CheckpointError, StageError
+from prismlab.model.caches import bytes_a_token, new_cache
+from prismlab.model.draws import draw, uniforms
 from prismlab.run.step import Progress
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_ROWS = 256
 """Rows sampled side by side by default: on one CPU thread a step of a tiny model costs little less with fewer."""
+
+CPU_CACHE_BYTES = 4 * 2**30
+"""Keys and values of one batch on a CPU, at most: fixed, so that batches do not depend on what else runs there."""
+GPU_SHARE = 0.4
+"""Share of a GPU's free memory for keys and values of one batch; taking rows out of it copies them."""
 
 KEEP_ENDED = 0.875
 """Rows that have ended stay in the batch until only this share is left: taking them out copies the whole cache."""
@@ -62,6 +67,13 @@ class Completion:
     """Under the distribution that was sampled from, after temperature and top-p; zeros when greedy."""
     finished: bool
     """Whether the stop token was drawn. False: the response was cut at its longest."""
+    counted: int | None = None
+    """Tokens by the count of a server that does not tell which they are; None where ``token_ids`` holds them."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the response, the stop token included."""
+        return len(self.token_ids) if self.counted is None else self.counted
 
 
 class Sampler(Protocol):
@@ -102,98 +114,6 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return [eos, *ids]
 
 
-class _GrowingLayer(DynamicLayer):
-    """Keys and values in a buffer with room ahead, where the library's layer copies the whole cache at every token."""
-
-    def _room(self, length: int, like: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
-        """A buffer [batch, heads, length and room, head size] that starts with ``old``."""
-        buffer = like.new_empty(like.shape[0], like.shape[1], length + max(64, length // 4), like.shape[-1])
-        if old is not None and old.numel():
-            buffer[:, :, : old.shape[-2]] = old
-        return buffer
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the new states; returns all, as views [batch, heads, length, head size]."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._buffers = None
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if self._buffers is None or self._buffers[0].shape[-2] < end:
-            self._buffers = self._room(end, key_states, self.keys), self._room(end, value_states, self.values)
-        keys, values = self._buffers
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-        return self.keys, self.values
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Take rows by index; the result no longer lies in the buffer, so the next token makes a new one."""
-        super().reorder_cache(beam_idx)
-        self._buffers = None
-
-
-def _new_cache(model: PreTrainedModel) -> DynamicCache:
-    """The library's cache for this model, its plain attention layers replaced by growing ones."""
-    cache = DynamicCache(config=model.config)
-    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
-def _uniforms(seeds: Sequence[tuple[int, int, int]], count: int) -> torch.Tensor:
-    """Uniform numbers in [0, 1), [rows, count], float64: each row from its own Philox stream.
-
-    Philox (Salmon et al. 2011) is keyed, so that a stream is a function of its name (seed, prompt, sample) alone.
-    """
-    drawn = np.empty((len(seeds), count))
-    for row, (seed, prompt, sample) in zip(drawn, seeds, strict=True):
-        key = np.array([seed, (prompt << 32) | sample], dtype=np.uint64)
-        np.random.Generator(np.random.Philox(key=key)).random(out=row)
-    return torch.from_numpy(drawn)
-
-
-def _draw(
-    logits: torch.Tensor, settings: SamplingSettings, uniform: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens by the inverse of the cumulative distribution, and their log-probabilities.
-
-    Args:
-        logits: [rows, vocabulary].
-        uniform: [rows], float64 in [0, 1); None takes the likeliest token.
-
-    Returns:
-        Tokens [rows]; log-probability at temperature 1 [rows]; log-probability under what was sampled from [rows].
-
-    Raises:
-        StageError: the weights hold NaN or infinity. One such logit makes its whole row NaN.
-    """
-    plain = torch.log_softmax(logits.float(), dim=-1)
-    if torch.isnan(plain[:, 0]).any():
-        raise StageError("the model's logits are NaN or infinite: its weights are broken")
-    if uniform is None:
-        tokens = plain.argmax(dim=-1)
-        own = plain.gather(1, tokens[:, None])[:, 0]
-        return tokens, own, torch.zeros_like(own)
-    logs = plain if settings.temperature == 1 else torch.log_softmax(logits.float() / settings.temperature, dim=-1)
-    # float64, since a cumulative sum over a large vocabulary in float32 shifts the borders between tokens.
-    weights = logs.double().exp()
-    order = None
-    if settings.top_p < 1:
-        weights, order = weights.sort(dim=-1, descending=True)
-        before = weights.cumsum(dim=-1) - weights
-        weights = weights.masked_fill(before >= settings.top_p, 0.0)
-    cumulative = weights.cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    # Strictly below the total, so that rounding never lands on a token of probability zero behind the last possible.
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, target, right=True)
-    sampled = (weights.gather(1, place) / total).log()[:, 0].float()
-    tokens = place[:, 0] if order is None else order.gather(1, place)[:, 0]
-    return tokens, plain.gather(1, tokens[:, None])[:, 0], sampled
-
-
 _Rows = list[tuple[int, int]]
 """The rows of one batch as (place of the prompt, sample), a prompt's rows side by side."""
 
@@ -213,7 +133,8 @@ class TransformersSampler:
         Args:
             model: a causal language model; it is used where it lies, so a trainer may pass the model it trains.
             tokenizer: its end-of-sequence token is the stop token.
-            batch_rows: most rows sampled side by side; memory grows with it, results do not depend on it.
+            batch_rows: most rows sampled side by side, fewer where memory does not bear the longest responses of so
+                many; results do not depend on it.
 
         Raises:
             CheckpointError: the tokenizer has no end-of-sequence token.
@@ -255,7 +176,7 @@ class TransformersSampler:
         training = self.model.training
         self.model.eval()
         try:
-            for batch in self._batches(prompts, n):
+            for batch in self._batches(prompts, n, self._most_rows(longest + settings.max_new_tokens)):
                 streams = [(seeds[p], places[p], s) for p, s in batch]
                 completions = self._run(batch, prompts, settings, streams)
                 for (p, s), completion in zip(batch, completions, strict=True):
@@ -288,15 +209,25 @@ class TransformersSampler:
             "positions: such responses are cut there and counted as truncated"
         )
 
-    def _batches(self, prompts: Sequence[Sequence[int]], n: int) -> Iterator[_Rows]:
-        """Prompts of like length together, a prompt's samples split only where they alone exceed a batch."""
+    def _most_rows(self, tokens: int) -> int:
+        """Rows of ``tokens`` tokens each that memory bears side by side, at most ``batch_rows``, at least one."""
+        if self.model.device.type == "cuda":
+            free = GPU_SHARE * torch.cuda.mem_get_info(self.model.device)[0]
+        else:
+            free = CPU_CACHE_BYTES
+        if self.positions is not None:
+            tokens = min(tokens, self.positions)
+        return max(1, min(self.batch_rows, int(free // (tokens * bytes_a_token(self.model)))))
+
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int, most: int) -> Iterator[_Rows]:
+        """Prompts of like length together, a prompt's samples split only where they alone exceed ``most`` rows."""
         order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
         batch: _Rows = []
         for p in order:
-            for first in range(0, n, self.batch_rows):
-                part = [(p, s) for s in range(first, min(n, first + self.batch_rows))]
+            for first in range(0, n, most):
+                part = [(p, s) for s in range(first, min(n, first + most))]
                 other = self.equal_lengths and batch and len(prompts[batch[0][0]]) != len(prompts[p])
-                if other or len(batch) + len(part) > self.batch_rows:
+                if other or len(batch) + len(part) > most:
                     yield batch
                     batch = []
                 batch += part
@@ -330,7 +261,7 @@ class TransformersSampler:
         if min(lengths) < longest:
             mask = torch.arange(longest)[None, :] >= longest - torch.tensor(lengths)[:, None]
             mask = mask.to(device, torch.long)
-        cache = _new_cache(self.model)
+        cache = new_cache(self.model)
         logits = self._forward(torch.tensor(padded, device=device), cache, mask)
         if len(samples) == len(batch):
             return logits, cache, mask
@@ -351,7 +282,7 @@ class TransformersSampler:
         device = self.model.device
         limits = self._limits(batch, prompts, settings)
         limit, steps = torch.tensor(limits, device=device), max(limits)
-        uniforms = _uniforms(streams, steps if settings.temperature else 0).to(device)
+        numbers = uniforms(streams, steps if settings.temperature else 0).to(device)
         ids = torch.zeros(len(streams), steps, dtype=torch.long, device=device)
         logs = torch.zeros(2, len(streams), steps, device=device)
         lengths = torch.zeros(len(streams), dtype=torch.long, device=device)
@@ -359,7 +290,7 @@ class TransformersSampler:
         running = torch.ones(len(streams), dtype=torch.bool, device=device)
         logits, cache, mask = self._prefill(batch, prompts)
         for step in range(steps):
-            tokens, own, sampled = _draw(logits, settings, uniforms[rows, step] if settings.temperature else None)
+            tokens, own, sampled = draw(logits, settings, numbers[rows, step] if settings.temperature else None)
             ids[rows, step], logs[0, rows, step], logs[1, rows, step] = tokens, own, sampled
             lengths[rows[running]] = step + 1
             running &= (tokens != self.stop) & (limit[rows] > step + 1)

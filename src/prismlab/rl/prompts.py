@@ -20,6 +20,7 @@ from prismlab.data.items import Item, load_items
 from prismlab.errors import DataError, EndBranch
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.model.generate import SamplingSettings, TransformersSampler
+from prismlab.model.served import served_sampler
 from prismlab.rl.instructions import with_instruction
 from prismlab.rl.leaks import HITS, contaminated
 from prismlab.run.step import Artifact, Progress, Result
@@ -185,7 +186,7 @@ def run_scoring(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: 
     items = _candidates(config)
     folder = inputs["scorer"].model
     tokenizer = load_tokenizer(folder)
-    sampler = TransformersSampler(load_model(folder), tokenizer)
+    sampler = served_sampler(config, folder, tokenizer) or TransformersSampler(load_model(folder), tokenizer)
     settings = SamplingSettings(
         max_new_tokens=int(spec["max_new_tokens"]),
         temperature=float(spec["temperature"]),

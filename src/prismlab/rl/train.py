@@ -30,6 +30,8 @@ from prismlab.errors import DataError, StageError
 from prismlab.model import lora
 from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint, save_master
 from prismlab.model.generate import Sampler, TransformersSampler, prompt_ids
+from prismlab.model.served import TokenSampler
+from prismlab.model.wire import Wire
 from prismlab.rl.resume import RunSaves, kept_files, rows_so_far, scheduler_state, trainer_state
 from prismlab.rl.rewards import Penalties, reward_of
 from prismlab.rl.rollouts import Prompt, Rollout, RolloutFiles, rollout_metrics, rows_of, summary
@@ -317,7 +319,23 @@ class _Run:
         """Who samples, what gives it new weights, and where it is reached, as the spec says."""
         if self.spec["vllm"] is not None:
             return None, lambda: None, self.config.get("files", {}).get("server", [None])[0]
+        if self.spec["server"] is not None:
+            served = TokenSampler(Wire(self.config["files"]["server"][0]), self.tokenizer)
+            return served, lambda: self._publish(served), None
         return TransformersSampler(self.model, self.tokenizer), lambda: None, None
+
+    def _publish(self, served: TokenSampler) -> None:
+        """Give a server elsewhere the weights of this step, through a folder that it can see too."""
+        if self.chief:
+            place = self.scratch / "served"
+            number = 1 + max((int(old.name) for old in place.glob("*")), default=0)
+            save_checkpoint(self.model, self.tokenizer, place / f"{number}")
+            served.take_weights(place / f"{number}")
+            for old in place.glob("*"):
+                if old.name != f"{number}":
+                    shutil.rmtree(old)
+        if self.processes.size > 1:
+            torch.distributed.barrier()
 
     def _write(self, model: Any, snapshots: Snapshots | None) -> int:
         """Everything of the artifact but its metrics; returns the tokens that were sampled."""
