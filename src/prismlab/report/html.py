@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import DataError
-from prismlab.report import landscape, overview, page, paths, representations, samples, sections, weights
+from prismlab.report import gates, landscape, overview, page, paths, representations, samples, sections, weights
 from prismlab.report.cards import Card, card
 from prismlab.report.records import Records
 from prismlab.report.sections import Section
@@ -23,6 +23,7 @@ def build_sections(records: Records) -> list[Section]:
     makers = (
         overview.pipeline,
         sections.scores,
+        gates.gates,
         sections.mixtures,
         sections.training,
         weights.divergence,
