@@ -30,7 +30,8 @@ def gates(records: Records) -> Section:
     caption = (
         "Changes in points on the same items, with 95% intervals over items inside a seed. Retained: the whole "
         "interval lies above minus the margin. Regressed: a loss beyond the margin is shown, after Holm's "
-        "correction over the benchmarks. Items needed decide with a probability of 80%, if the change seen is the true one."
+        "correction over the benchmarks. So many items as needed decide with a probability of 80%, if the change "
+        "seen is the true one."
     )
     head = ["checkpoint", "against", "benchmark", "seed", "verdict", "reference", "new", "change", "margin", "items"]
     tables = [Table([*head, "items needed"], rows, caption, folded=len(rows) > LONG)] if rows else []
