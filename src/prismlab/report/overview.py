@@ -8,6 +8,7 @@ from typing import Any
 
 from prismlab.report import graph
 from prismlab.report.figures import Bars, Panel, colour, draw
+from prismlab.report.plan import plan_and_reality
 from prismlab.report.records import Found, Records
 from prismlab.report.sections import Cell, Drawing, Section, Table, name_cell
 from prismlab.report.text import NONE, duration, percent, short
@@ -141,7 +142,7 @@ def time_spent(records: Records) -> Section:
         "Where the time went",
         short="Time",
         drawings=[Drawing("time", figure, how, "Seconds by step")],
-        tables=[table],
+        tables=[table, *plan_and_reality(records)],
     )
 
 
