@@ -36,19 +36,19 @@ def gates(records: Records) -> Section:
     head = ["checkpoint", "against", "benchmark", "seed", "verdict", "reference", "new", "change", "margin", "items"]
     tables = [Table([*head, "items needed"], rows, caption, folded=len(rows) > LONG)] if rows else []
     lead = "What was lost on benchmarks that a checkpoint should keep. An average takes no part, so none hides a loss."
-    note = " ".join([*_warnings(records, found), *_stopped(ended)])
+    note = " ".join([*_warnings(found), *_stopped(ended)])
     return Section("gates", "Retention gates", lead, drawings, tables, short="Gates", note=note)
 
 
-def _warnings(records: Records, found: Sequence[Found]) -> list[str]:
-    """A sentence for every gate that was asked to warn and has something to warn of."""
-    told: list[str] = []
+def _warnings(found: Sequence[Found]) -> list[str]:
+    """A sentence for every checkpoint that a gate was asked to warn of and that is not shown to be retained."""
+    told: dict[str, list[str]] = {}
     for one in found:
         verdict, action = one.artifact.metrics["verdict"], one.artifact.config["spec"]["action"]
         if action != "record" and verdict != "retained":
             sides = f"{one.entry['checkpoint']} against {one.entry['reference']}"
-            told.append(f"Warning of gate {one.entry['name']}, seed {one.seed}: {sides} is {verdict}.")
-    return told
+            told.setdefault(f"Gate {one.entry['name']} warns: {sides} is {verdict}", []).append(str(one.seed))
+    return [f"{text} (seed {', '.join(seeds)})." for text, seeds in told.items()]
 
 
 def _stopped(ended: Sequence[Mapping[str, Any]]) -> list[str]:
