@@ -21,6 +21,7 @@ import torch.distributed as dist
 from prismlab.data.corpus import rank_rows
 from prismlab.errors import StageError
 from prismlab.model.boundaries import Packed
+from prismlab.train.context import Context, share_rows, shared_row_losses
 from prismlab.train.loss import row_losses
 from prismlab.train.optim import adamw, schedule_factor
 from prismlab.train.parallel import Parallel, World, resolve_mesh
@@ -92,22 +93,24 @@ def row_weights(step: int, corpus: Rows, first: int, rows: int) -> list[float]:
     return [count / sum(counts) for count in counts]
 
 
-def _slices(rows: int, world: World, micro: int | None) -> list[tuple[int, int]]:
-    """This rank's rows of a step as micro-batches [start, stop)."""
-    if rows % world.size:
-        raise StageError(f"{rows} rows a step cannot be split over {world.size} processes: choose a multiple")
-    mine = rank_rows(0, rows, world.rank, world.size)
+def _slices(rows: int, world: World, micro: int | None, sharing: int) -> list[tuple[int, int]]:
+    """This rank's rows of a step as micro-batches [start, stop); ``sharing`` ranks in a row have the same ones."""
+    if rows % (world.size // sharing):
+        raise StageError(
+            f"{rows} rows a step cannot be split over {world.size // sharing} processes: choose a multiple"
+        )
+    mine = rank_rows(0, rows, world.rank // sharing, world.size // sharing)
     size = micro or len(mine)
     return [(at, min(at + size, mine.stop)) for at in range(mine.start, mine.stop, size)]
 
 
-def _all_losses(mine: torch.Tensor, world: World) -> torch.Tensor:
-    """Row losses of all ranks, in row order."""
+def _all_losses(mine: torch.Tensor, world: World, sharing: int) -> torch.Tensor:
+    """Row losses of all ranks, in row order; those that share rows know the same ones."""
     if world.size == 1:
         return mine
     parts = [torch.empty_like(mine) for _ in range(world.size)]
     dist.all_gather(parts, mine)
-    return torch.cat(parts)
+    return torch.cat(parts[::sharing])
 
 
 def _by_domain(losses: Sequence[float], domains: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
@@ -130,6 +133,7 @@ def _backward(
     weights: Sequence[float],
     spec: Mapping[str, Any],
     world: World,
+    context: Context | None,
 ) -> list[float]:
     """Gradients of the step whose rows begin at ``first``, averaged over ranks; the losses of all its rows."""
     mine: list[torch.Tensor] = []
@@ -142,14 +146,17 @@ def _backward(
             documents = Packed.of(ids, world.device)
         with torch.autocast(world.device.type, torch.bfloat16) if spec["precision"] == "bf16" else nullcontext():
             parallel.last_of_step((start, stop) == slices[-1])
-            losses = parallel.within(row_losses, batch, learned, documents)
+            if context is None:
+                losses = parallel.within(row_losses, batch, learned, documents)
+            else:
+                losses = parallel.within(shared_row_losses, batch, learned, documents, context)
         if learned is None:
             (losses.sum() * (world.size / int(spec["rows"]))).backward()
         else:
             (losses @ losses.new_tensor(weights[start:stop]) * world.size).backward()
         mine.append(losses.detach())
     parallel.reduce_gradients()
-    return _all_losses(torch.cat(mine), world).tolist()
+    return _all_losses(torch.cat(mine), world, 1 if context is None else context.size).tolist()
 
 
 def _bad_losses(losses: Sequence[float], domains: Sequence[str], first: int) -> str | None:
@@ -210,7 +217,9 @@ def train(
             token, or rows that do not divide among the processes.
     """
     steps, rows, optimizer_spec = int(spec["steps"]), int(spec["rows"]), spec["optimizer"]
-    slices = _slices(rows, world, spec["micro_rows"])
+    sharing = int(spec.get("context_parallel", 1))
+    context = share_rows(world.rank, world.size, sharing)
+    slices = _slices(rows, world, spec["micro_rows"], sharing)
     parallel = parallel or Parallel(model, world, resolve_mesh(None, world.size), spec["precision"])
     optimizer = adamw(model, optimizer_spec)
     guard = _Guard(spec["on_nonfinite"])
@@ -222,7 +231,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         weights = row_weights(step + 1, corpus, step * rows, rows)
-        losses = _backward(parallel, corpus, step * rows, slices, weights, spec, world)
+        losses = _backward(parallel, corpus, step * rows, slices, weights, spec, world, context)
         domains = corpus.row_domains(step * rows, (step + 1) * rows)
         fault, norm = _bad_losses(losses, domains, step * rows), math.nan
         if fault is None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -173,14 +174,29 @@ def row_losses(
     """
     given = boundaries.arguments(model, documents) if documents is not None else {}
     labels = (tokens if learned is None else tokens.masked_fill(~learned, IGNORED))[:, 1:]
-    flat = labels.reshape(-1)
+    loss = label_losses(model, tokens, labels, given, large)
+    return loss.mean(dim=1) if learned is None else loss.sum(dim=1) / learned[:, 1:].sum(dim=1).clamp(min=1)
+
+
+def label_losses(
+    model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tensor, given: Mapping[str, Any], large: int
+) -> torch.Tensor:
+    """Cross-entropy of the labels of a pass over ``tokens``, float32 [rows, labels]; 0 where a label is ``IGNORED``.
+
+    Args:
+        model: a causal language model.
+        tokens: ids [rows, seq_len].
+        labels: what the first places of each row should say [rows, labels], as many as ``tokens`` or fewer.
+        given: further keywords of the pass.
+        large: logits above which they are computed in pieces.
+    """
+    flat, kept = labels.reshape(-1), labels.shape[1]
     vocabulary = int(model.config.get_text_config().vocab_size)
     head = head_of(model) if tokens.numel() * vocabulary > large and splits(model, tokens) else None
     if head is None:
-        logits = model(input_ids=tokens, use_cache=False, **given).logits[:, :-1].float()
+        logits = model(input_ids=tokens, use_cache=False, **given).logits[:, :kept].float()
         loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), flat, ignore_index=IGNORED, reduction="none")
     else:
-        hidden = _decoder(model)(input_ids=tokens, use_cache=False, **given).last_hidden_state[:, :-1]
+        hidden = _decoder(model)(input_ids=tokens, use_cache=False, **given).last_hidden_state[:, :kept]
         loss = token_losses(hidden.reshape(-1, hidden.shape[-1]), head, flat, large)
-    loss = loss.view(labels.shape)
-    return loss.mean(dim=1) if learned is None else loss.sum(dim=1) / learned[:, 1:].sum(dim=1).clamp(min=1)
+    return loss.view(labels.shape)

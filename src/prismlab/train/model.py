@@ -11,6 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from prismlab.errors import CheckpointError
 from prismlab.model import boundaries, lora
 from prismlab.model.families import FAMILIES, locate
+from prismlab.train import context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,8 @@ def make_ready(model: PreTrainedModel, spec: Mapping[str, Any]) -> None:
     extend_context(model, int(spec["seq_len"]), spec["rope"], spec["allow_longer"])
     if spec["boundaries"] == "respect":
         boundaries.prepare(model)
+    if int(spec["context_parallel"]) > 1:
+        context.attach(model)
     keep_dt(model)
     if spec["train"] == "attention":
         attention_alone(model)
@@ -61,39 +64,39 @@ def extend_context(model: PreTrainedModel, seq_len: int, rope: Mapping[str, Any]
             ``rope`` for a model without rotary positions.
     """
     config: Any = model.config
-    context = int(getattr(config, "max_position_embeddings", None) or seq_len)
+    own = int(getattr(config, "max_position_embeddings", None) or seq_len)
     if rope is not None:
-        _set_rope(model, seq_len, context, rope)
-    elif seq_len > context and not allow_longer:
+        _set_rope(model, seq_len, own, rope)
+    elif seq_len > own and not allow_longer:
         raise CheckpointError(
-            f"rows of {seq_len} tokens are longer than the model's context of {context}; say how with 'rope' (theta or "
+            f"rows of {seq_len} tokens are longer than the model's context of {own}; say how with 'rope' (theta or "
             "scaling), or set 'allow_longer: true' to train on them as they are"
         )
     config.max_position_embeddings = max(seq_len, int(config.max_position_embeddings or 0))
 
 
-def _set_rope(model: PreTrainedModel, seq_len: int, context: int, rope: Mapping[str, Any]) -> None:
+def _set_rope(model: PreTrainedModel, seq_len: int, own: int, rope: Mapping[str, Any]) -> None:
     config: Any = model.config
     tables = [(name, module) for name, module in model.named_modules() if hasattr(module, "inv_freq")]
     if not tables or not isinstance(getattr(config, "rope_parameters", None), dict):
         raise CheckpointError(
             f"rope: {type(model).__name__} has no rotary positions; leave 'rope' out, and set 'allow_longer: true' for "
-            f"rows longer than its {context} tokens"
+            f"rows longer than its {own} tokens"
         )
     new = dict(config.rope_parameters)
     if rope["theta"] is not None:
         new["rope_theta"] = float(rope["theta"])
     if rope["scaling"] is not None:
-        reach = int(context * rope["factor"])
+        reach = int(own * rope["factor"])
         if reach < seq_len:
             raise CheckpointError(
-                f"rope: {rope['factor']:g} times the context of {context} is {reach} tokens, fewer than the rows' "
-                f"{seq_len}; set 'factor' to {seq_len / context:g} or more"
+                f"rope: {rope['factor']:g} times the context of {own} is {reach} tokens, fewer than the rows' "
+                f"{seq_len}; set 'factor' to {seq_len / own:g} or more"
             )
         kept = {key: new[key] for key in ("rope_theta", "partial_rotary_factor") if key in new}
         new = {**kept, "rope_type": rope["scaling"], "factor": float(rope["factor"])}
         if rope["scaling"] == "yarn":
-            new["original_max_position_embeddings"] = context
+            new["original_max_position_embeddings"] = own
         config.max_position_embeddings = reach
     config.rope_parameters = new
     for name, old in tables:
@@ -133,8 +136,8 @@ def attention_alone(model: PreTrainedModel) -> None:
 
 
 def _policy(width: int) -> Any:
-    def choose(context: Any, operation: Any, *given: Any, **named: Any) -> CheckpointPolicy:
-        del context, named
+    def choose(state: Any, operation: Any, *given: Any, **named: Any) -> CheckpointPolicy:
+        del state, named
         narrow = operation in _PRODUCTS and int(given[-1].shape[-1]) <= width
         return CheckpointPolicy.MUST_SAVE if narrow or operation in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
