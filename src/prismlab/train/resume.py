@@ -109,6 +109,13 @@ def restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, save: Save
         optimizer.state[parameter] = state
 
 
+def seed_all(seed: int) -> None:
+    """Seed every generator that ``random_state`` knows: whatever draws from one, a run is the same again."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
 def random_state(device: torch.device) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The state of this process's random number generators, as JSON and tensors: torch, numpy, Python."""
     version, words, gauss = random.getstate()

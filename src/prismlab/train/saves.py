@@ -241,8 +241,12 @@ class Saves:
         draft = _Draft(
             step=step, tensors=tensors, state=state, own_state=own_state or {}, own=own or {}, files=files or {}
         )
-        self._thread = threading.Thread(target=self._guarded, args=(draft,), daemon=True, name=f"save-{step}")
-        self._thread.start()
+        # Before training goes on: it may delete what a file is called now, or put another in its place.
+        self._guarded(draft, self._keep_files)
+        if self._error is None:
+            work = (draft, self._write)
+            self._thread = threading.Thread(target=self._guarded, args=work, daemon=True, name=f"save-{step}")
+            self._thread.start()
 
     def wait(self) -> None:
         """Wait until the save under way is complete, as far as this process has a part in it.
@@ -261,10 +265,10 @@ class Saves:
         """Let a save that waits for other processes go; for the way out after an error."""
         self._closed.set()
 
-    def _guarded(self, draft: _Draft) -> None:
+    def _guarded(self, draft: _Draft, work: Callable[[Path, _Draft], None]) -> None:
         aside = self.folder / f".partial-{draft.step:08d}"
         try:
-            self._write(aside, draft)
+            work(aside, draft)
         except OSError as error:
             trouble = place_trouble(error) or f"{in_a_line(error)}"
             self._error = self._failed(draft.step, trouble, error)
@@ -280,8 +284,12 @@ class Saves:
         failed.__cause__ = error
         return failed
 
-    def _write(self, aside: Path, draft: _Draft) -> None:
+    def _keep_files(self, aside: Path, draft: _Draft) -> None:
         aside.mkdir(parents=True, exist_ok=True)
+        for name, path in draft.files.items():
+            keep_also(path, aside / name)
+
+    def _write(self, aside: Path, draft: _Draft) -> None:
         name = f"part-{self._rank:05d}"
         tensors = {key: piece.values for key, piece in draft.tensors.items()}
         tensors |= {f"own/{key}": values for key, values in draft.own.items()}
@@ -313,8 +321,7 @@ class Saves:
             for name, piece in part["pieces"].items():
                 tensors.setdefault(name, []).append({"file": f"part-{rank:05d}.safetensors", **piece})
         files = {f"part-{rank:05d}.safetensors": part["file"] for rank, part in enumerate(told)}
-        for name, path in draft.files.items():
-            files[name] = keep_also(path, aside / name)
+        files |= {name: hash_file(aside / name) for name in draft.files}
         manifest: dict[str, Any] = {"schema": SCHEMA, "step": draft.step, "identity": self._identity}
         manifest |= {"state": dict(draft.state), "own": [part["own"] for part in told]}
         manifest |= {"tensors": tensors, "files": files}

@@ -23,6 +23,7 @@ from prismlab.train.model import make_ready
 from prismlab.train.monitors import Alarm, Heldout, Pace, load_texts
 from prismlab.train.optim import snapshot_steps
 from prismlab.train.parallel import Parallel, World, resolve_mesh
+from prismlab.train.resume import seed_all
 from prismlab.train.snapshots import Snapshots
 from prismlab.train.totals import Totals
 from prismlab.train.trunk import Trunk
@@ -73,7 +74,7 @@ class _Run:
         self.config, self.inputs, self.out, self.progress = config, inputs, out, progress
         self.spec, self.world = config["spec"], World.join()
         self.chief, self.steps = self.world.rank == 0, int(config["spec"]["steps"])
-        torch.manual_seed(config["seed"])
+        seed_all(config["seed"])
         model, self.tokenizer, self.rows = _prepared(config, inputs, self.world)
         self.mesh = resolve_mesh(how_of(config).get("mesh"), self.world.size)
         self.parallel = Parallel(model, self.world, self.mesh, self.spec["precision"])
@@ -203,6 +204,7 @@ class _Run:
             if self.spec["keep_master"]:
                 save_master(whole, self.out / "master")
         found: dict[str, Any] = self.totals.metrics() | {"mesh": dataclasses.asdict(self.mesh)}
+        found["device"] = self.world.device.type
         found |= {
             key: value for key, value in self.pace.row(self.steps, found["tokens_per_second"]).items() if key in PACE
         }

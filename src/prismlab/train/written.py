@@ -106,10 +106,12 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def keep_also(path: Path, place: Path) -> dict[str, Any]:
-    """Give a file a second name, or a copy where the file system has no links; ``{bytes, blake2b}``."""
+def keep_also(path: Path, place: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no links."""
     try:
+        os.link(path, place)
+    except FileExistsError:
+        place.unlink()
         os.link(path, place)
     except OSError:
         shutil.copyfile(path, place)
-    return hash_file(place)
