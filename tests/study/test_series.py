@@ -44,6 +44,8 @@ def test_a_snapshot_is_a_checkpoint_of_its_own(tmp_path: Path) -> None:
     assert taken.inputs == {"run": "train/pre/s0"}
     assert steps["train/early/s0"].inputs["start"] == taken.id
     assert steps["train/late/s0"].inputs["start"] == "train/pre/s0"
+    # A stop on the way is no base of an arm, whose pretraining has an end.
+    assert plan.arms["base"] == "base"
     # The analyses that hold a stage against its start take the snapshot, too.
     assert "weights/pre@10:early/s0" in steps
 

@@ -31,10 +31,10 @@ def prompt_letters(study: Study, prompts: str) -> str:
 
 
 def _is_start(study: Study, name: str) -> bool:
-    """Whether a name can be the arm ``base``: an outside checkpoint, or one that pretraining made."""
+    """Whether a name can be the arm ``base``: an outside checkpoint, or what pretraining made in the end."""
     if name in study.bases:
         return study.bases[name].arch is None
-    spec = study.checkpoints[name]
+    spec = study.checkpoints.get(name)
     return isinstance(spec, TrainSpec) and spec.stage == "pretrain"
 
 
