@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from prismlab import cli_data, cli_judge, cli_plan, cli_train
+from prismlab import cli_data, cli_eval, cli_judge, cli_plan, cli_train
 
 app = typer.Typer(
     name="prism",
@@ -339,6 +339,7 @@ def landscape(
     walk(checkpoints, tasks=task or (), micro=micro or (), items=items, settings=settings, out=out, as_json=as_json)
 
 
+app.command("eval", epilog=cli_eval.EVAL)(cli_eval.evaluate)
 app.command(epilog=cli_judge.GATE)(cli_judge.gate)
 app.command(epilog=cli_judge.CLAIMS)(cli_judge.claims)
 app.command(epilog=cli_judge.ADVISE)(cli_judge.advise)
