@@ -247,3 +247,22 @@ def test_summary_by_hand() -> None:
     assert got["reward_mean"] == pytest.approx((0.1 + 0.3 + 8.0 + 0.9) / 19)
     assert (got["steps"], got["signal_share"], got["unscored"]) == (20, 0.75, 20)
     assert (got["seconds_sampling"], got["seconds_update"]) == (10.0, 30.0)
+
+
+@pytest.mark.usefixtures("letters")
+def test_adapters_alone_are_trained_and_merged(stage: Callable[..., Result], tmp_path: Path, start: Path) -> None:
+    changes = {"steps": 2, "prompts_per_step": 3, "kl_beta": 0.05, "reference_every": 0}
+    stage(tmp_path / "out", lora={"rank": 2, "targets": ["q_proj"]}, keep_master=True, **changes)
+    new, old = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out" / "master", start / "model"))
+    assert new.keys() == old.keys()
+    for name, tensor in new.items():
+        difference = tensor - old[name]
+        if "q_proj" in name:
+            singular = torch.linalg.svdvals(difference)
+            assert singular[0] > 0
+            assert singular[2:].max() < 1e-5 * singular[0] + 1e-7, "an update of rank 2"
+        else:
+            assert not difference.any(), name
+    stage(tmp_path / "again", lora={"rank": 2, "targets": ["q_proj"]}, keep_master=True, **changes)
+    again = load_file(tmp_path / "again" / "master" / "model.safetensors")
+    assert all(torch.equal(again[name], new[name]) for name in new)

@@ -37,6 +37,7 @@ from prismlab.rl.rewards import Penalties, reward_of
 from prismlab.rl.rollouts import Prompt, Rollout, RolloutFiles, rollout_metrics, rows_of, summary
 from prismlab.rl.trainer import Trainer, quiet_libraries
 from prismlab.run.step import Artifact, Progress, Result
+from prismlab.seeds import derive_seed
 from prismlab.train.logs import MetricsLog
 from prismlab.train.saves import Save
 from prismlab.train.snapshots import LAST, Snapshots
@@ -291,6 +292,7 @@ class _Run:
         """All steps that are left; returns the policy."""
         penalties = Penalties.of(self.spec)
         if self.spec["lora"] is not None:
+            torch.manual_seed(derive_seed(self.config["seed"], "adapters"))
             lora.add(self.model, self.spec["lora"])
         sampler, fresh, server = self._sampler()
         trainer = Trainer(
