@@ -27,6 +27,7 @@ from prismlab.cost.operations import (
 )
 from prismlab.cost.shapes import Attention, Mamba, Shape, shape_of
 from prismlab.micro.models import ARCHITECTURES, tiny_config
+from prismlab.train.model import checkpoint_activations
 
 SEQ_LEN, ROWS, WIDTH, LAYERS, VOCAB = 192, 2, 64, 4, 260
 
@@ -128,3 +129,16 @@ def test_sampled_tokens_cost_what_a_pass_over_them_does(arch: str) -> None:
     # The scan is cheaper step by step than in chunks; all else is the same arithmetic.
     assert steps <= whole.total
     assert steps >= whole.total - whole.scan
+
+
+@pytest.mark.parametrize("arch", ["llama", "granite4", "nemotron-h"])
+@pytest.mark.parametrize("mode", ["full", "selective"])
+def test_checkpointing_as_the_training_does_it(arch: str, mode: str) -> None:
+    model, shape = model_of(arch)
+    checkpoint_activations(model, mode)
+    extra = all_pairs_extra(shape, SEQ_LEN) + reference_scan_extra(shape, SEQ_LEN)
+    found = training_operations(shape, SEQ_LEN, checkpointing=mode)
+    # Attention is kept where it is one operation; eager attention is two batched products, which are computed again.
+    eager = sum(4.0 * part.queries * SEQ_LEN**2 for part in shape.parts if isinstance(part, Attention))
+    again = found.again + (extra if mode == "full" else eager + reference_scan_extra(shape, SEQ_LEN))
+    assert counted(model, backward=True) == pytest.approx(ROWS * (found.model.total + 3 * extra + again), rel=0.03)

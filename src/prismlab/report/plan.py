@@ -32,7 +32,7 @@ HEAD = (
 )
 CAPTION = (
     "Plan and reality of trainings. Plan: operations by the model's shape, at "
-    f"{UTILISATION:.0%} of the rate of matrix products that the run measured itself before it began; memory and disk by "
+    f"{UTILISATION:.0%} of the rate of matrix products that the run measured before it began; memory and disk by "
     "the same formulas as 'prism plan'. Was: from the records, means over seeds. On a CPU memory is the whole "
     "process's, on a GPU what tensors took."
 )
