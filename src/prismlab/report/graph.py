@@ -49,6 +49,11 @@ def starts(spec: Mapping[str, Any]) -> list[str]:
     return list(spec["weights"]) if spec["stage"] == "merge" else [spec["from"]]
 
 
+def _parents(spec: Mapping[str, Any]) -> list[str]:
+    """The nodes from which a checkpoint's edges come: of a snapshot (``name@step``) the run that saved it."""
+    return [start.partition("@")[0] for start in starts(spec)]
+
+
 def _detail(spec: Mapping[str, Any]) -> str:
     what = spec.get("mixture") or spec.get("prompts")
     steps = f", {spec['steps']:,} steps" if "steps" in spec else ""
@@ -61,7 +66,7 @@ def _depths(records: Records) -> dict[str, int]:
 
     def depth(name: str) -> int:
         if name not in depths:
-            depths[name] = 1 + max(depth(start) for start in starts(specs[name]))
+            depths[name] = 1 + max(depth(start) for start in _parents(specs[name]))
         return depths[name]
 
     for name in records.made():
@@ -78,7 +83,7 @@ def layout(records: Records) -> Graph:
         columns.setdefault(depth, []).append(name)
     row: dict[str, float] = {}
     for depth, names in sorted(columns.items()):
-        wanted = {n: row[starts(specs[n])[0]] if depth else float(i) for i, n in enumerate(names)}
+        wanted = {n: row[_parents(specs[n])[0]] if depth else float(i) for i, n in enumerate(names)}
         below = 0.0
         for name in sorted(names, key=lambda n: wanted[n]):
             row[name] = max(below, wanted[name])
@@ -90,7 +95,7 @@ def layout(records: Records) -> Graph:
     }
     nodes = [_node(records, name, depths[name], row[name], name in gone) for name in depths]
     places = {node.name: node for node in nodes}
-    edges = [_edge(places[start], places[name]) for name, spec in specs.items() for start in starts(spec)]
+    edges = [_edge(places[start], places[name]) for name, spec in specs.items() for start in _parents(spec)]
     width = (max(depths.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X
     return Graph(nodes, edges, width + 4, (max(row.values()) + 1) * (BOX_HEIGHT + GAP_Y) - GAP_Y + 4)
 

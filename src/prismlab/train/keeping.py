@@ -114,7 +114,10 @@ class Keeper:
         if own is not None:
             set_random_state(*own, self._world.device)
         before = f" with {self.saved.ranks} processes" if self.saved.ranks != self._world.size else ""
-        self._note(f"going on after step {self.saved.step}, saved{before}")
+        shorter = (
+            "" if self._saves is not None and self.saved.folder.parent == self._saves.folder else " by a shorter run"
+        )
+        self._note(f"going on after step {self.saved.step}, saved{shorter}{before}")
         self._last = time.monotonic()
         return self.saved.step
 
