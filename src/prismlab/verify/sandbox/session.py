@@ -67,10 +67,8 @@ class Session:
         self.poll.register(worker.control.fileno(), select.POLLIN | select.POLLOUT)
         if not stdin:
             self._close_stdin()
-        try:
+        with contextlib.suppress(OSError):  # the worker is gone, and what its line still holds says why
             worker.line.send(b"S" + json.dumps(limits.job()).encode())
-        except OSError:
-            self.fault = "the worker was gone before its job"
 
     def _close_stdin(self) -> None:
         if self.worker.stdin >= 0:

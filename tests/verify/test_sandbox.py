@@ -1,0 +1,504 @@
+"""The sandbox, driven by real processes: hostile programs at every level and for both kinds of user, and its own
+faults."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile_programs import ANSWER, STAY
+from sandbox_service import over, serving
+
+from prismlab.errors import SandboxError
+from prismlab.verify.sandbox import landlock, remote
+from prismlab.verify.sandbox.box import Sandbox
+from prismlab.verify.sandbox.outcome import Limits
+from prismlab.verify.sandbox.probe import INSTALL, SWITCH, examine, open_sandbox, shared_sandbox
+from prismlab.verify.sandbox.watch import parent_of
+
+HERE = Path(__file__).resolve().parent
+SAMPLE = HERE.parents[1].parent / "shared" / "data" / "hostile" / "sample.jsonl"
+ORDINARY = 65534
+INPUT, SUM = b"12 30\n", b"42\n"
+
+
+def trouble(level: str) -> str:
+    """Why this machine truly cannot have a level; empty where it can."""
+    if not sys.platform.startswith("linux"):
+        return "Linux alone"
+    if level == "A" and shutil.which("bwrap") is None:
+        return f"no bwrap: {INSTALL}"
+    if level == "A" and subprocess.run(["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"]).returncode:
+        return "user namespaces are not allowed here"
+    return "no Landlock of version 3" if level == "B" and landlock.version() < 3 else ""
+
+
+WHY = {level: trouble(level) for level in "AB"} | {"C": ""}
+LEVELS = [pytest.param(level, marks=pytest.mark.skipif(bool(WHY[level]), reason=WHY[level])) for level in "AB"]
+
+
+@pytest.fixture(params=LEVELS)
+def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(request.param) as made:
+        yield made
+
+
+def python_of(user: int) -> str:
+    """A Python that this user may start: this one, or the system's."""
+    for program in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        check = [program, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        try:
+            if not subprocess.run(check, user=user, extra_groups=[], cwd="/", capture_output=True).returncode:
+                return program
+        except OSError:
+            continue
+    pytest.skip("no Python of 3.11 or later that an ordinary user may start")
+
+
+def driven(level: str, *, ordinary: bool, seconds: float, address: str = "") -> dict[str, Any]:
+    """What became of all programs, in a process of its own."""
+    root = os.getuid() == 0
+    if not ordinary and not root:
+        pytest.skip("these tests do not run as root")
+    drop: dict[str, Any] = {"user": ORDINARY, "group": ORDINARY, "extra_groups": []} if ordinary and root else {}
+    program = python_of(ORDINARY) if drop else sys.executable
+    command = [
+        program,
+        str(HERE / "drive.py"),
+        address or level,
+        str(seconds),
+        *([str(SAMPLE)] if SAMPLE.is_file() else []),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env={"PATH": os.environ["PATH"]}, **drop)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "the keeper has complained"
+    return json.loads(done.stdout)
+
+
+def judged(found: dict[str, Any]) -> None:
+    bad = []
+    for row in found["rows"]:
+        status, expected = row["status"], row["expected"]
+        wrong = row["leak"] or status == "fault" or " and " in status
+        wrong |= status == "right" if expected == "not right" else expected not in ("", "any", status)
+        if wrong:
+            bad.append(row)
+    assert not bad, "\n".join(map(str, bad))
+    assert len(found["rows"]) > 120
+    assert all("FAILED" not in text for text in found["record"].get("probes", {}).values())
+
+
+FAST = [("A", False), ("B", True)]
+
+
+@pytest.mark.parametrize(("level", "ordinary"), FAST)
+def test_hostile_programs_earn_nothing_and_reach_nothing(level: str, ordinary: bool) -> None:
+    if WHY[level]:
+        pytest.skip(WHY[level])
+    judged(driven(level, ordinary=ordinary, seconds=0.7))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("level", "ordinary"), [("A", True), ("B", False)])
+def test_hostile_programs_of_the_other_user(level: str, ordinary: bool) -> None:
+    if WHY[level]:
+        pytest.skip(WHY[level])
+    judged(driven(level, ordinary=ordinary, seconds=2.0))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(WHY["A"]), reason=WHY["A"])
+def test_a_service_is_held_to_the_same() -> None:
+    with Sandbox("A") as inner, serving(over(inner)) as address:
+        found = driven("C", ordinary=os.getuid() != 0, seconds=2.0, address=address)
+    assert found["record"]["level"] == "C"
+    judged(found)
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes whose parents lead to ``pid``."""
+    parents = {int(name): parent_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+    found: set[int] = {pid}
+    while more := {one for one, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def waiting_only(made: Sandbox) -> bool:
+    """Whether the keeper has no process but those of workers that wait: at level A bwrap twice, and Python."""
+    pool = made.pool()
+    return len(descendants(pool.keeper.pid)) <= len(pool.waiting) * (3 if made.level == "A" else 1)
+
+
+@pytest.mark.parametrize(
+    "program", [one for one in STAY if one.name not in ("empty files", "disk", "memory")], ids=lambda p: p.name
+)
+def test_nothing_stays(box: Sandbox, program: Any) -> None:
+    box.run(program.source, INPUT, Limits(seconds=0.4, memory=256))
+    until = time.monotonic() + 0.2
+    while not waiting_only(box) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert waiting_only(box)
+    # Also of one that is asked nothing more, and for the next one nothing has changed.
+    assert box.run(ANSWER, INPUT, Limits(seconds=5.0)).stdout == SUM
+
+
+def test_a_verdict_comes_in_time(box: Sandbox) -> None:
+    box.run(ANSWER, INPUT)
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert box.run("while 1: pass", b"", Limits(seconds=0.3)).status == "time"
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.8
+
+
+def test_five_hundred_runs_leave_nothing(box: Sandbox) -> None:
+    def state() -> tuple[int, int, int]:
+        keeper = box.pool().keeper.pid
+        statm = Path(f"/proc/{keeper}/statm").read_text().split()
+        own, its = (len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in ("self", keeper))
+        return own, its, int(statm[1])
+
+    def some(count: int) -> None:
+        for number in range(count):
+            done = box.run(ANSWER if number % 10 else "1/0", INPUT, Limits(seconds=10.0))
+            assert done.status == ("ended" if number % 10 else "failed"), done
+
+    some(50)
+    while not waiting_only(box):
+        time.sleep(0.01)
+    before = state()
+    some(450 if box.level == "A" else 150)
+    while not waiting_only(box):
+        time.sleep(0.01)
+    after = state()
+    assert after[0] == before[0]
+    assert after[1] <= before[1] + 3, "descriptors of workers that start, no more"
+    assert after[2] <= before[2] * 1.05 + 64
+
+
+def test_many_threads_share_it(box: Sandbox) -> None:
+    wrong: list[Any] = []
+
+    def work(number: int) -> None:
+        for more in range(5):
+            done = box.run(ANSWER, f"{number} {more}\n".encode(), Limits(seconds=20.0))
+            if done.stdout != f"{number + more}\n".encode():
+                wrong.append(done)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_process_limit_is_one_programs_own(box: Sandbox) -> None:
+    forks = "import os,time\nk=0\nfor i in range(10):\n if os.fork()==0:time.sleep(.5);os._exit(0)\n k+=1\nprint(k)"
+    said: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: said.append(box.run(forks, b"", Limits(seconds=20.0, processes=16)).stdout))
+        for _ in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == [b"10\n"] * 10
+
+
+def test_a_fault_of_ours_is_no_failure_of_the_program(box: Sandbox) -> None:
+    box.run(ANSWER, INPUT)
+    keeper = box.pool().keeper.pid
+    # Workers that died while they waited: others take their places.
+    for one in descendants(keeper):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    done = box.run(ANSWER, INPUT, Limits(seconds=10.0))
+    assert (done.status, done.stdout) == ("ended", SUM)
+    # The keeper killed in the middle of a run: started again, and the run with it.
+    killer = threading.Timer(0.3, lambda: os.kill(keeper, signal.SIGKILL))
+    killer.start()
+    done = box.run("import time;time.sleep(1)\n" + ANSWER, INPUT, Limits(seconds=10.0))
+    killer.join()
+    assert (done.status, done.stdout) == ("ended", SUM)
+    assert box.pool().keeper.pid != keeper
+
+
+def test_no_worker_to_be_had_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Sandbox("B")
+
+    def none() -> None:
+        raise SandboxError("no keeper")
+
+    monkeypatch.setattr(made, "pool", none)
+    assert made.run(ANSWER, INPUT).status == "fault"
+    assert made.calls("def f(): return 1", "f", [([], 1)]).verdict == "no_verdict"
+    assert made.tests("def f(): return 1", "assert f() == 1").verdict == "no_verdict"
+
+
+def test_when_the_parent_is_killed_nothing_is_left() -> None:
+    if WHY["A"]:
+        pytest.skip(WHY["A"])
+    code = (
+        "from prismlab.verify.sandbox.box import Sandbox\n"
+        "from prismlab.verify.sandbox.outcome import Limits\n"
+        "box = Sandbox('A'); box.run('1'); print(box.pool().keeper.pid, flush=True)\n"
+        "box.run('import time;time.sleep(60)', b'', Limits(seconds=60.0))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        keeper = int(parent.stdout.readline())
+        time.sleep(0.3)
+        left = {keeper, *descendants(keeper)}
+        assert len(left) > 3
+        parent.kill()
+    until = time.monotonic() + 5.0
+    while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_fork_gets_a_keeper_of_its_own(box: Sandbox) -> None:
+    box.run(ANSWER, INPUT)
+    keeper = box.pool().keeper.pid
+    child = os.fork()
+    if not child:
+        good = box.run(ANSWER, INPUT).stdout == SUM and box.pool().keeper.pid != keeper
+        box.close()
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert box.run(ANSWER, INPUT).stdout == SUM
+    assert box.pool().keeper.pid == keeper
+
+
+def test_limits_are_kept_to_and_told(box: Sandbox) -> None:
+    for program, limits, status in [
+        ("x = bytearray(300 << 20)", Limits(memory=128), "memory"),
+        ("print('x' * (2 << 20))", Limits(output=1), "output"),
+        ("import os;os.abort()", Limits(), "crashed"),
+        ("import time;time.sleep(9)", Limits(seconds=0.2), "time"),
+        ("1/0", Limits(), "failed"),
+    ]:
+        done = box.run(program, b"", limits)
+        assert (done.status, bool(done.reason)) == (status, True), done
+    with pytest.raises(SandboxError, match="asks for 999 MB of files"):
+        box._session({}, b"", Limits(scratch=999))
+
+
+def test_input_is_read_to_its_end_and_need_not_be(box: Sandbox) -> None:
+    large = b"1 " * 500_000
+    assert (
+        box.run("import sys;print(sum(map(int,sys.stdin.read().split())))", large, Limits(seconds=10.0)).stdout
+        == b"500000\n"
+    )
+    assert box.run("print(7)", large).stdout == b"7\n"
+    assert box.run("import os;os.close(0);print(7)", large).stdout == b"7\n"
+
+
+# Environments -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the user whom the keeper becomes can enter, which ``tmp_path`` is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def fake(folder: Path, text: str) -> str:
+    program = folder / "bwrap"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['exec "$@"', 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"', "exit 0", "sleep 0.1; exit 1"],
+    ids=["runs its options", "isolates nothing", "does nothing", "fails"],
+)
+def test_a_bwrap_that_lies_is_found_out(open_folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PATH", fake(open_folder, text))
+    monkeypatch.delenv(SWITCH, raising=False)
+    with pytest.raises(SandboxError, match=r"level A does not hold on this machine .*PRISM_SANDBOX=B"):
+        open_sandbox()
+
+
+def test_a_bwrap_that_isolates_nothing_is_found_out_by_the_probes(open_folder: Path) -> None:
+    """With the system's Python, whose place inside is its place outside: the program does run, and reaches
+    everything."""
+    if sys.version_info < (3, 11) or not Path("/usr/bin/python3").exists():
+        pytest.skip("no system Python")
+    code = "from prismlab.verify.sandbox.probe import examine;print([f.name for f in examine('A')[1] if not f.ok])"
+    path = fake(open_folder, 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+    variables = {"PATH": path, "PYTHONPATH": str(HERE.parents[1] / "src")}
+    done = subprocess.run(["/usr/bin/python3", "-c", code], capture_output=True, text=True, env=variables)
+    if "SyntaxError" in done.stderr or "ImportError" in done.stderr:
+        pytest.skip("the system's Python is too old")
+    assert "attempts" in done.stdout, done
+
+
+def test_without_bwrap_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(SWITCH, raising=False)
+    with pytest.raises(SandboxError, match=rf"needs bwrap.*{INSTALL}.*PRISM_SANDBOX=B"):
+        open_sandbox()
+
+
+def test_namespaces_refused_name_the_remedy(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", fake(open_folder, "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1"))
+    with pytest.raises(SandboxError, match=r"uid map: Permission denied.*apparmor_restrict_unprivileged_userns=0"):
+        open_sandbox("A")
+
+
+def test_another_level_is_never_taken_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(SWITCH, "A")
+    with pytest.raises(SandboxError):
+        shared_sandbox()
+    monkeypatch.setenv(SWITCH, "none")
+    with pytest.raises(SandboxError, match="take A, B or the address"):
+        open_sandbox()
+    monkeypatch.setattr(landlock, "version", lambda: 1)
+    with pytest.raises(SandboxError, match="Landlock, version 3"):
+        open_sandbox("B")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match="Linux alone"):
+        open_sandbox("A")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_probes_hold_and_their_record_comes_with_every_result(level: str) -> None:
+    made, findings = examine(level)
+    try:
+        assert all(one.ok for one in findings), findings
+        record = made.run(ANSWER, INPUT).record
+    finally:
+        made.close()
+    assert record["level"] == level
+    assert {"attempts", "wall clock", "memory of a group", "processes"} <= record["probes"].keys()
+    assert any("not enforced" in text for text in record["not_enforced"])
+
+
+@pytest.mark.skipif(bool(WHY["A"]) or os.getuid() != 0, reason="only root can be given up")
+def test_root_is_given_up_before_a_program_runs() -> None:
+    with Sandbox("A") as made:
+        made.run(ANSWER, INPUT)
+        for pid in (made.pool().keeper.pid, *descendants(made.pool().keeper.pid)):
+            uids = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Uid"))
+            assert "0" not in uids.split()[1:], uids
+
+
+# Level C --------------------------------------------------------------------------------------------------------------
+
+
+def service(said: Any, status: int = 200) -> Any:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return (200, {"protocol": 1, "level": "test"}) if path == "/v1/record" else (status, said)
+
+    return answer
+
+
+WROTE = {"stdout": "", "stderr": "", "seconds": 0.1, "peak": 0}
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({}, 200),
+        ({}, 500),
+        ({}, 404),
+        (b"<html>", 200),
+        (b"[" * 100_000, 200),
+        ([1], 200),
+        ({"status": "right", "code": 0, **WROTE}, 200),
+        ({"status": "ended", "code": 3, **WROTE}, 200),
+        ({"status": "ended", "code": 0, **WROTE, "stdout": "?"}, 200),
+        ({"status": "ended", "code": 0, "stdout": "", "stderr": ""}, 200),
+        (b" " * (20 << 20), 200),
+        ({"status": "fault", "reason": "busy"}, 200),
+        ({"verdict": "right"}, 200),
+    ],
+)
+def test_faults_of_a_service_are_no_verdict(said: Any, status: int) -> None:
+    with serving(service(said, status)) as address:
+        far = remote.RemoteSandbox(address, pause=0.001)
+        assert far.run(ANSWER, INPUT).status == "fault"
+        assert far.calls("def f(): return 1", "f", [([], 1)]).verdict == "no_verdict"
+        assert far.tests("def f(): return 1", "assert f() == 1").verdict == "no_verdict"
+    assert far.run(ANSWER, INPUT).status == "fault", "nobody listens any more"
+
+
+def test_a_slow_service_is_given_up() -> None:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path != "/v1/record":
+            time.sleep(1.0)
+        return 200, {"protocol": 1}
+
+    with serving(answer) as address:
+        far = remote.RemoteSandbox(address, margin=0.05, pause=0.001)
+        assert far.run(ANSWER, INPUT, Limits(seconds=0.05)).status == "fault"
+
+
+def test_a_service_is_asked_again_and_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        seen.append(str(body["headers"].get("Authorization")))
+        if path == "/v1/record":
+            return 200, {"protocol": 1}
+        return (503, {}) if len(seen) < 3 else (200, {"status": "ended", "code": 0, **WROTE, "stdout": "NDIK"})
+
+    monkeypatch.setenv(remote.TOKEN, "secret")
+    with serving(answer) as address:
+        assert remote.RemoteSandbox(address, pause=0.001).run(ANSWER, INPUT).stdout == SUM
+    assert seen == ["Bearer secret"] * 3
+
+
+def test_what_is_expected_is_not_sent_to_a_service() -> None:
+    bodies: list[str] = []
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        bodies.append(json.dumps(body))
+        return (200, {"protocol": 1}) if path == "/v1/record" else (200, {"status": "ended", "values": [[777], None]})
+
+    with serving(answer) as address:
+        far = remote.RemoteSandbox(address)
+        assert far.calls("x", "f", [([1], 777), ([2], 777)]).reason == "case 1: it gave no value"
+        assert far.calls("x", "f", [([1], 777), ([2], 888)]).verdict == "failed"
+        assert far.calls("x", "f", [([1], 555), ([2], 777)]).reason == "case 0: another value"
+    assert not any("777" in body or "888" in body for body in bodies)
+
+
+def test_a_service_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    with pytest.raises(SandboxError, match="does not answer"):
+        remote.RemoteSandbox("http://127.0.0.1:9", pause=0.001)
+    with serving(lambda path, body: (200, {"protocol": 9})) as address, pytest.raises(SandboxError, match="protocol 9"):
+        open_sandbox(address)
+
+
+def test_no_limit_of_this_process_is_changed(box: Sandbox) -> None:
+    before = [resource.getrlimit(n) for n in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE)]
+    box.run(ANSWER, INPUT)
+    assert before == [
+        resource.getrlimit(n) for n in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE)
+    ]
