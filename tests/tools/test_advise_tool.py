@@ -144,6 +144,16 @@ def test_the_merge_that_retains_at_least_cost(run: Built) -> None:
     ]
 
 
+def test_no_merge_is_advised_of_what_is_not_shown_to_gain(tmp_path: Path) -> None:
+    """Mid gains 1 point with a scatter of 3: a merge that retains has nothing to keep."""
+    level = {**LEVEL, "base": 0.6, "mid": 0.605, "merge-20": 0.6, "merge-60": 0.6}
+    found = advised(tmp_path, of=numbers(level))
+    assert any(row["retention"] == "retained" for row in found["merges"]["mid"])
+    (text,) = kinds(found, "merge")
+    assert text.startswith("No merge of mid is advised")
+    assert "mid itself is not shown to gain" in text
+
+
 def test_no_share_retains_and_the_sweep_goes_beyond(run: Built) -> None:
     found = again(run, margin=0.002)
     assert kinds(found, "merge") == [

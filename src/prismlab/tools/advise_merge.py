@@ -82,7 +82,12 @@ def _best(readings: Readings, axes: Axes, other: str, rows: Sequence[Row], margi
         return None
     best = max(kept, key=lambda row: (row["gain"]["value"], -row["share"]))
     limit = f"{margin:g} {axes[1].unit}"
-    if best["cost"] is None:
+    whole = _interval(rows[0]["gain"])
+    if best["cost"] is not None and (best["cost"]["lo"] is None or not (whole.lo or 0.0) > 0 or rows[0]["share"]):
+        why = f"{other} itself is not shown to gain ({signed(whole, axes[0].unit)})"
+        why = "its cost has no interval" if (whole.lo or 0.0) > 0 else why
+        text = f"No merge of {other} is advised, though {best['checkpoint']} is shown to lose less than {limit}: {why}."
+    elif best["cost"] is None:
         text = f"{other} needs no merge: it is shown to lose less than {limit}"
         text += f" ({signed(_interval(best['loss']), axes[1].unit)})."
     else:
