@@ -57,6 +57,7 @@ def _compare(readings: Readings, axes: Axes, better: str, worse: str, level: flo
         "by": better,
         "gain": gain.to_json(),
         "loss": loss.to_json(),
+        "confidence": level,
         "shown": shown_gain and shown_loss,
         "bounded": _bounded(gain) and _bounded(loss),
         "text": f"gains {signed(gain, axes[0].unit)} more and loses {signed(loss, axes[1].unit)}",
@@ -66,26 +67,24 @@ def _compare(readings: Readings, axes: Axes, better: str, worse: str, level: flo
 def front(readings: Readings, axes: Axes, rows: list[dict[str, Any]]) -> None:
     """Marks ``rows`` in place: ``front``, and of the others ``behind``, the comparison with an arm that is better.
 
-    An arm lies behind by the estimates if another gains as much or more and loses as much or less. It is *shown* to
-    if both intervals of the difference of the two arms say so, at a level shared over all comparisons (Bonferroni).
-    Without an interval on a side nothing is shown.
+    An arm lies behind by the estimates if another gains as much or more and loses as much or less; of several it is
+    held against the one that gains most. It is *shown* to lie behind if both intervals of the difference of the two
+    arms say so, at a level shared over all arms that are compared (Bonferroni). Without an interval on a side nothing
+    is shown.
     """
     known = [row for row in rows if row["gain"]["value"] is not None and row["loss"]["value"] is not None]
     best = [row for row in known if not any(_at_least(other, row) for other in known)]
-    pairs = {
-        row["checkpoint"]: [other["checkpoint"] for other in best if _at_least(other, row)]
+    better = {
+        row["checkpoint"]: max(
+            (other for other in best if _at_least(other, row)), key=lambda other: other["gain"]["value"]
+        )["checkpoint"]
         for row in known
         if row not in best
     }
-    level = 1 - (1 - readings.confidence) / max(1, sum(map(len, pairs.values())))
+    level = 1 - (1 - readings.confidence) / max(1, len(better))
     for row in rows:
-        row["front"] = row in best
-        found = [
-            _compare(readings, axes, other, row["checkpoint"], level) for other in pairs.get(row["checkpoint"], ())
-        ]
-        # The clearest case first: shown, else the one that gains most.
-        found.sort(key=lambda one: (not one["shown"], -one["gain"]["value"]))
-        row["behind"] = found[0] if found else None
+        row["front"], name = row in best, row["checkpoint"]
+        row["behind"] = _compare(readings, axes, better[name], name, level) if name in better else None
 
 
 def lines(readings: Readings, axes: Axes, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -107,20 +106,20 @@ def lines(readings: Readings, axes: Axes, rows: Sequence[Mapping[str, Any]]) -> 
         elif behind is not None:
             why = "an interval holds 0" if behind["bounded"] else "a side has no interval"
             text = f"{name} lies behind {behind['by']} by the estimates alone, not shown: {why}. {behind['by']} "
-            text += f"{behind['text']}. {_seeds(readings, axes, name, behind['by'])}"
+            text += f"{behind['text']}. {_seeds(readings, axes, name, behind)}"
             found.append({"kind": "undecided", "text": text.strip(), "rows": cited(name, behind["by"])})
     return found
 
 
-def _seeds(readings: Readings, axes: Axes, name: str, other: str) -> str:
-    """How many seeds would show that one arm lies behind another."""
+def _seeds(readings: Readings, axes: Axes, name: str, behind: Mapping[str, Any]) -> str:
+    """How many seeds would show that one arm lies behind another, at the level of the comparison."""
     needed: list[int] = []
     for axis in axes:
-        a, b = readings.values(axis, other), readings.values(axis, name)
+        a, b = readings.values(axis, behind["by"]), readings.values(axis, name)
         values = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
         mean = sum(values) / len(values) if values else 0.0
         sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0
-        n = seeds_to_decide(mean, sd, readings.confidence, POWER) if sd > 0 else None
+        n = seeds_to_decide(mean, sd, behind["confidence"], POWER) if sd > 0 else None
         if n is None:
             return ""
         needed.append(n)
