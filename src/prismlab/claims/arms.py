@@ -208,7 +208,7 @@ class Table:
         )
         name, checkpoint = next(scored, None), self.arms[arm]
         if name is None:
-            return absent("the study has no evaluation that scores by length ('suite: ruler')")
+            return absent("the study has no evaluation that scores by length ('lengths')")
 
         def test(entry: Entry) -> bool:
             return entry.get("checkpoint") == checkpoint and entry["name"] == name
