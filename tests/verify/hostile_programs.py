@@ -1,7 +1,8 @@
 """Programs that try to earn a pass without the answer, to reach the host, or to stay. The task: read two integers and
 print their sum, or define ``add(a, b)``. A program prints ``LEAK`` on standard error where a probe succeeds.
 
-``expected`` is what may become of it: ``right`` (it is honest), a word of the status, ``not right`` for anything else, or ``any``.
+``expected`` is what may become of it: ``right`` (it is honest), a word of the status, ``not right`` for anything
+else, or ``any``.
 """
 
 from __future__ import annotations
@@ -18,27 +19,37 @@ class Program(NamedTuple):
 ANSWER = "a,b=map(int,input().split());print(a+b)\n"
 ADD = "def add(a,b):\n    return a+b\n"
 LEAK = "import os,sys,ctypes,errno\nlibc=ctypes.CDLL(None,use_errno=True)\ndef L(x):print('LEAK',x,file=sys.stderr)\n"
-CALLS = (
-    LEAK
-    + """
-import platform
-x86=platform.machine()=='x86_64'
-for name,x,arm in [('io_uring_setup',425,425),('userfaultfd',323,282),('add_key',248,217),('request_key',249,218),('keyctl',250,219),
-  ('memfd_create',319,279),('memfd_secret',447,447),('ptrace',101,117),('process_vm_readv',310,270),('process_vm_writev',311,271),
-  ('pidfd_open',434,434),('pidfd_getfd',438,438),('pidfd_send_signal',424,424),('bpf',321,280),('perf_event_open',298,241),
-  ('mount',165,40),('umount2',166,39),('move_mount',429,429),('open_tree',428,428),('fsopen',430,430),('fsmount',432,432),
-  ('pivot_root',155,41),('chroot',161,51),('setns',308,268),('unshare',272,97),('clone3',435,435),('openat2',437,437),
-  ('open_by_handle_at',304,265),('name_to_handle_at',303,264),('kexec_load',246,104),('init_module',175,105),('reboot',169,142),
-  ('settimeofday',164,170),('clock_settime',227,112),('sethostname',170,161),('swapon',167,224),('acct',163,89),('syslog',103,116),
-  ('shmget',29,194),('semget',64,190),('msgget',68,186),('mq_open',240,180),('personality',135,92),('seccomp',317,277),
-  ('setuid',105,146),('setresuid',117,147),('setgroups',116,159),('capset',126,91),('execveat',322,281),('io_setup',206,0),
-  ('sched_setaffinity',203,122),('kcmp',312,272),('quotactl',179,60),('fanotify_init',300,262),('inotify_init1',294,26),
-  ('vmsplice',278,75),('splice',275,76),('tee',276,77),('mbind',237,235),('migrate_pages',256,238),('landlock_create_ruleset',444,444)]:
-    ctypes.set_errno(0)
-    r=libc.syscall(ctypes.c_long(x if x86 else arm),0,0,0,0,0,0)
-    e=ctypes.get_errno()
-    if r!=-1 or e not in (errno.EPERM,errno.ENOSYS,errno.EACCES):L(name+' '+str(r)+' '+errno.errorcode.get(e,str(e)))
-"""
+CALLS = LEAK + (
+    "\n"
+    "import platform\n"
+    "x86=platform.machine()=='x86_64'\n"
+    "for name,x,arm in [('io_uring_setup',425,425),('userfaultfd',323,282),('add_key',248,217"
+    "),('request_key',249,218),('keyctl',250,219),\n"
+    "  ('memfd_create',319,279),('memfd_secret',447,447),('ptrace',101,117),('process_vm_read"
+    "v',310,270),('process_vm_writev',311,271),\n"
+    "  ('pidfd_open',434,434),('pidfd_getfd',438,438),('pidfd_send_signal',424,424),('bpf',32"
+    "1,280),('perf_event_open',298,241),\n"
+    "  ('mount',165,40),('umount2',166,39),('move_mount',429,429),('open_tree',428,428),('fso"
+    "pen',430,430),('fsmount',432,432),\n"
+    "  ('pivot_root',155,41),('chroot',161,51),('setns',308,268),('unshare',272,97),('clone3'"
+    ",435,435),('openat2',437,437),\n"
+    "  ('open_by_handle_at',304,265),('name_to_handle_at',303,264),('kexec_load',246,104),('i"
+    "nit_module',175,105),('reboot',169,142),\n"
+    "  ('settimeofday',164,170),('clock_settime',227,112),('sethostname',170,161),('swapon',1"
+    "67,224),('acct',163,89),('syslog',103,116),\n"
+    "  ('shmget',29,194),('semget',64,190),('msgget',68,186),('mq_open',240,180),('personalit"
+    "y',135,92),('seccomp',317,277),\n"
+    "  ('setuid',105,146),('setresuid',117,147),('setgroups',116,159),('capset',126,91),('exe"
+    "cveat',322,281),('io_setup',206,0),\n"
+    "  ('sched_setaffinity',203,122),('kcmp',312,272),('quotactl',179,60),('fanotify_init',30"
+    "0,262),('inotify_init1',294,26),\n"
+    "  ('vmsplice',278,75),('splice',275,76),('tee',276,77),('mbind',237,235),('migrate_pages"
+    "',256,238),('landlock_create_ruleset',444,444)]:\n"
+    "    ctypes.set_errno(0)\n"
+    "    r=libc.syscall(ctypes.c_long(x if x86 else arm),0,0,0,0,0,0)\n"
+    "    e=ctypes.get_errno()\n"
+    "    if r!=-1 or e not in (errno.EPERM,errno.ENOSYS,errno.EACCES):L(name+' '+str(r)+' '+e"
+    "rrno.errorcode.get(e,str(e)))\n"
 )
 
 FORGERIES = [
@@ -47,11 +58,12 @@ FORGERIES = [
     Program("os._exit(0)", "import os;os._exit(0)"),
     Program("exit status of no memory", "import os;os._exit(77)", "memory"),
     Program("exit status of a signal", "import os;os._exit(137)", "crashed"),
-    Program("atexit prints", "import atexit\natexit.register(lambda:print('x'))\n" + ANSWER),
-    Program("thread prints behind", ANSWER + "import threading,time\nthreading.Timer(.1,lambda:print('x')).start()"),
+    Program("atexit prints", ("import atexit\natexit.register(lambda:print('x'))\n") + ANSWER),
+    Program("thread prints behind", ANSWER + ("import threading,time\nthreading.Timer(.1,lambda:print('x')).start()")),
     Program(
         "child prints behind",
-        ANSWER + "import os,time,sys;sys.stdout.flush()\nif os.fork()==0:\n time.sleep(.05);print('x')\nelse:os.wait()",
+        ANSWER
+        + ("import os,time,sys;sys.stdout.flush()\nif os.fork()==0:\n time.sleep(.05);print('x')\nelse:os.wait()"),
     ),
     Program("right, then fails", ANSWER + "raise SystemExit(3)", "failed"),
     Program("right, then crashes", ANSWER + "import os,sys;sys.stdout.flush();os.abort()", "crashed"),
@@ -61,27 +73,158 @@ FORGERIES = [
     Program("answer on standard error", "import sys;a,b=map(int,input().split());print(a+b,file=sys.stderr)"),
     Program(
         "answer to the control socket",
-        "import os\nfor fd in range(3,64):\n try:os.write(fd,b'A\\n5\\n')\n except OSError:pass",
+        ("import os\nfor fd in range(3,64):\n try:os.write(fd,b'A\\n5\\n')\n except OSError:pass"),
     ),
     Program("all sums at once", "for n in range(3000):print(n)"),
     Program("binary output", "import os;os.write(1,bytes(range(256))*100)"),
     Program("NUL and blank", "import os;os.write(1,b'\\0 \\0')"),
-    Program("no end of input", "import sys\nwhile 1:sys.stdin.read()", "time"),
-    Program("closes all", "import os\nfor fd in range(64):\n try:os.close(fd)\n except OSError:pass"),
+    Program("no end of input", ("import sys\nwhile 1:sys.stdin.read()"), "time"),
+    Program("closes all", ("import os\nfor fd in range(64):\n try:os.close(fd)\n except OSError:pass")),
     Program("closes output, stays", "import os,time;os.close(1);os.close(2);os.close(0);time.sleep(30)", "time"),
-    Program("surrogates in the source", "print('\ud800')\n\udfff", "failed"),
+    Program("surrogates in the source", ("print('\ud800')\n\udfff"), "failed"),
     Program("NUL in the source", "print(5)\0", "failed"),
-    Program("deep source", "(" * 5000 + "1" + ")" * 5000),
+    Program(
+        "deep source",
+        (
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "(((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            "((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1)))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            "))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+            ")))))))))))))))))))))))))))))))))))))))))))))))))))))))))"
+        ),
+    ),
     Program("no source", ""),
     Program("stops itself", "import os,signal;os.kill(os.getpid(),signal.SIGSTOP)"),
     Program(
         "ignores signals",
-        "import signal,time\nfor n in range(1,65):\n try:signal.signal(n,signal.SIG_IGN)\n except (OSError,ValueError):pass\nwhile 1:time.sleep(1)",
+        (
+            "import signal,time\n"
+            "for n in range(1,65):\n"
+            " try:signal.signal(n,signal.SIG_IGN)\n"
+            " except (OSError,ValueError):pass\n"
+            "while 1:time.sleep(1)"
+        ),
         "time",
     ),
     Program(
         "frames",
-        "import sys\nf=sys._getframe()\nwhile f:\n for v in [*f.f_locals.values(),*f.f_globals.values()]:\n  if type(v) in (int,dict) : print(v)\n f=f.f_back",
+        (
+            "import sys\n"
+            "f=sys._getframe()\n"
+            "while f:\n"
+            " for v in [*f.f_locals.values(),*f.f_globals.values()]:\n"
+            "  if type(v) in (int,dict) : print(v)\n"
+            " f=f.f_back"
+        ),
     ),
 ]
 """Their output, or their going, must not be taken for the answer."""
@@ -89,62 +232,104 @@ FORGERIES = [
 FUNCTIONS = [
     Program(
         "equal to all",
-        "class A:\n def __eq__(s,o):return True\n __ne__=lambda s,o:False\n __hash__=lambda s:0\ndef add(a,b):return A()",
+        (
+            "class A:\n"
+            " def __eq__(s,o):return True\n"
+            " __ne__=lambda s,o:False\n"
+            " __hash__=lambda s:0\n"
+            "def add(a,b):return A()"
+        ),
     ),
-    Program("an int that is equal to all", "class A(int):\n def __eq__(s,o):return True\ndef add(a,b):return A(0)"),
-    Program("a str that is equal to all", "class A(str):\n def __eq__(s,o):return True\ndef add(a,b):return A('')"),
+    Program("an int that is equal to all", ("class A(int):\n def __eq__(s,o):return True\ndef add(a,b):return A(0)")),
+    Program("a str that is equal to all", ("class A(str):\n def __eq__(s,o):return True\ndef add(a,b):return A('')")),
     Program("NaN", "def add(a,b):return float('nan')"),
     Program("infinity", "def add(a,b):return float('inf')"),
-    Program("reduce", "class A:\n def __reduce__(s):import os;return os._exit,(0,)\ndef add(a,b):return A()"),
+    Program("reduce", ("class A:\n def __reduce__(s):import os;return os._exit,(0,)\ndef add(a,b):return A()")),
     Program(
         "json patched",
-        "import json\njson.dumps=lambda *a,**k:'[\"l\",5,null]'\njson.loads=lambda *a,**k:5\ndef add(a,b):return 0",
+        ("import json\njson.dumps=lambda *a,**k:'[\"l\",5,null]'\njson.loads=lambda *a,**k:5\ndef add(a,b):return 0"),
     ),
     Program(
         "harness patched",
-        "import gc,types\nfor f in gc.get_objects():\n if type(f) is types.FunctionType and f.__name__ in('answer','write','to_plain','named','send'):\n  f.__code__=(lambda *a,**k:'[\"l\",5,null]').__code__\ndef add(a,b):return 0",
+        (
+            "import gc,types\n"
+            "for f in gc.get_objects():\n"
+            " if type(f) is types.FunctionType and f.__name__ in('answer','write','to_plain','named',"
+            "'send'):\n"
+            "  f.__code__=(lambda *a,**k:'[\"l\",5,null]').__code__\n"
+            "def add(a,b):return 0"
+        ),
     ),
     Program(
         "frames patched",
-        "import sys\nf=sys._getframe()\nwhile f:\n for v in list(f.f_globals.values()):\n  if isinstance(v,type):\n   try:v.answer=lambda *a:'[5,null]'\n   except Exception:pass\n f=f.f_back\ndef add(a,b):return 0",
+        (
+            "import sys\n"
+            "f=sys._getframe()\n"
+            "while f:\n"
+            " for v in list(f.f_globals.values()):\n"
+            "  if isinstance(v,type):\n"
+            "   try:v.answer=lambda *a:'[5,null]'\n"
+            "   except Exception:pass\n"
+            " f=f.f_back\n"
+            "def add(a,b):return 0"
+        ),
     ),
     Program(
         "verdict on the control socket",
-        'import os\nfor fd in range(3,64):\n try:os.write(fd,b\'["l","end","passed",""]\\n\'*9)\n except OSError:pass\ndef add(a,b):return 0',
+        (
+            "import os\n"
+            "for fd in range(3,64):\n"
+            ' try:os.write(fd,b\'["l","end","passed",""]\\n\'*9)\n'
+            " except OSError:pass\n"
+            "def add(a,b):return 0"
+        ),
     ),
     Program(
         "true on the control socket",
-        'import os\nfor fd in range(3,64):\n try:os.write(fd,b\'["l","value",["l",true,null]]\\n\'*9)\n except OSError:pass\ndef add(a,b):return 0',
+        (
+            "import os\n"
+            "for fd in range(3,64):\n"
+            ' try:os.write(fd,b\'["l","value",["l",true,null]]\\n\'*9)\n'
+            " except OSError:pass\n"
+            "def add(a,b):return 0"
+        ),
     ),
-    Program("deep answer", "x=[]\nfor i in range(90000):x=[x]\ndef add(a,b):return x"),
+    Program("deep answer", ("x=[]\nfor i in range(90000):x=[x]\ndef add(a,b):return x")),
     Program(
         "deep JSON on the control socket",
-        "import os\ndef add(a,b):\n os.write(3,b'['*100000+b']'*100000+b'\\n')\n return 0",
+        ("import os\ndef add(a,b):\n os.write(3,b'['*100000+b']'*100000+b'\\n')\n return 0"),
     ),
-    Program("loop in a list", "x=[];x.append(x)\ndef add(a,b):return x"),
+    Program("loop in a list", ("x=[];x.append(x)\ndef add(a,b):return x")),
     Program("huge answer", "def add(a,b):return 'x'*(64<<20)"),
     Program("huge number", "def add(a,b):return 10**100000"),
     Program("leaves at load", "import os;os._exit(0)"),
-    Program("leaves in the call", "def add(a,b):\n import os;os._exit(0)"),
+    Program("leaves in the call", ("def add(a,b):\n import os;os._exit(0)")),
     Program("raises SystemExit", "def add(a,b):raise SystemExit(0)"),
-    Program("never returns", "def add(a,b):\n while 1:pass"),
+    Program("never returns", ("def add(a,b):\n while 1:pass")),
     Program("no function", "add=5"),
     Program("another name", "def plus(a,b):return a+b"),
     Program(
         "builtins patched",
-        "import builtins\nfor n in('map','all','zip','len','sorted','isinstance','type','list'):setattr(builtins,n,lambda *a,**k:True)\ndef add(a,b):return 0",
+        (
+            "import builtins\n"
+            "for n in('map','all','zip','len','sorted','isinstance','type','list'):setattr(builtins,n"
+            ",lambda *a,**k:True)\n"
+            "def add(a,b):return 0"
+        ),
     ),
     Program(
         "assertions patched",
-        "import builtins\nbuiltins.AssertionError=type('A',(BaseException,),{})\ndef add(a,b):return 0",
+        ("import builtins\nbuiltins.AssertionError=type('A',(BaseException,),{})\ndef add(a,b):return 0"),
     ),
     Program("a text that looks right", "def add(a,b):return str(a+b)"),
     Program("a list that holds it", "def add(a,b):return [a+b]"),
     Program("true for all", "def add(a,b):return True"),
-    Program("exit function", "import atexit\natexit.register(lambda:__import__('os')._exit(0))\ndef add(a,b):return 0"),
+    Program(
+        "exit function", ("import atexit\natexit.register(lambda:__import__('os')._exit(0))\ndef add(a,b):return 0")
+    ),
     Program("surrogate answer", "def add(a,b):return '\ud800'"),
     Program("colliding keys", "def add(a,b):return {(2**61-1)*k:0 for k in range(20000)}"),
-    Program("generator without end", "def add(a,b):\n while 1:yield 1"),
+    Program("generator without end", ("def add(a,b):\n while 1:yield 1")),
 ]
 """What they give must not be taken for the value."""
 
@@ -153,132 +338,248 @@ REACH = [
     Program(
         "32-bit and x32 numbers",
         LEAK
-        + "for n in (0x40000000+57,0x40000000+41,0x40000000+101):\n r=libc.syscall(ctypes.c_long(n),2,1,0,0,0,0)\n if r!=-1:L(n)",
+        + (
+            "for n in (0x40000000+57,0x40000000+41,0x40000000+101):\n"
+            " r=libc.syscall(ctypes.c_long(n),2,1,0,0,0,0)\n"
+            " if r!=-1:L(n)"
+        ),
     ),
     Program(
         "own memory by /proc",
         LEAK
-        + "for p in('/proc/self/mem','/proc/self/maps','/proc/1/environ','/proc/1/cmdline','/proc/mounts','/proc/self/mountinfo'):\n try:open(p,'rb').read(1);L(p)\n except OSError:pass",
+        + (
+            "for p in('/proc/self/mem','/proc/self/maps','/proc/1/environ','/proc/1/cmdline','/proc/m"
+            "ounts','/proc/self/mountinfo'):\n"
+            " try:open(p,'rb').read(1);L(p)\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "processes of the host",
         LEAK
-        + "try:\n x=[p for p in os.listdir('/proc') if p.isdigit() and int(p)>60]\n if x:L(x)\nexcept OSError:pass",
+        + ("try:\n x=[p for p in os.listdir('/proc') if p.isdigit() and int(p)>60]\n if x:L(x)\nexcept OSError:pass"),
     ),
     Program(
         "signals to the parent",
         LEAK
-        + "import signal\nfor p in(os.getppid(),-1):\n for s in(0,signal.SIGSTOP,signal.SIGTERM):\n  try:\n   if p!=-1 or s:\n    if p not in(0,1,-1):os.kill(p,s);L(p)\n  except OSError:pass",
+        + (
+            "import signal\n"
+            "for p in(os.getppid(),-1):\n"
+            " for s in(0,signal.SIGSTOP,signal.SIGTERM):\n"
+            "  try:\n"
+            "   if p!=-1 or s:\n"
+            "    if p not in(0,1,-1):os.kill(p,s);L(p)\n"
+            "  except OSError:pass"
+        ),
     ),
     Program(
         "limits of others",
         LEAK
-        + "import resource\ntry:\n if os.getppid()>1:resource.prlimit(os.getppid(),resource.RLIMIT_CPU,(1,1));L('prlimit')\nexcept OSError:pass",
+        + (
+            "import resource\n"
+            "try:\n"
+            " if os.getppid()>1:resource.prlimit(os.getppid(),resource.RLIMIT_CPU,(1,1));L('prlimit')"
+            "\n"
+            "except OSError:pass"
+        ),
     ),
     Program(
         "priority of others",
         LEAK
-        + "try:\n if os.getppid()>1:os.setpriority(os.PRIO_PROCESS,os.getppid(),19);L('nice')\nexcept OSError:pass",
+        + ("try:\n if os.getppid()>1:os.setpriority(os.PRIO_PROCESS,os.getppid(),19);L('nice')\nexcept OSError:pass"),
     ),
     Program(
         "limits raised",
         LEAK
-        + "import resource\nfor n in(resource.RLIMIT_AS,resource.RLIMIT_NPROC,resource.RLIMIT_FSIZE,resource.RLIMIT_CPU,resource.RLIMIT_CORE):\n try:resource.setrlimit(n,(-1,-1));L(n)\n except (OSError,ValueError):pass",
+        + (
+            "import resource\n"
+            "for n in(resource.RLIMIT_AS,resource.RLIMIT_NPROC,resource.RLIMIT_FSIZE,resource.RLIMIT_"
+            "CPU,resource.RLIMIT_CORE):\n"
+            " try:resource.setrlimit(n,(-1,-1));L(n)\n"
+            " except (OSError,ValueError):pass"
+        ),
     ),
     Program(
         "files of the host",
         LEAK
-        + "for p in('/etc/passwd','/etc/shadow','/etc/hostname','/etc/resolv.conf','/root','/home','/var/log','/sys','/boot','/run','/etc/hosts','/etc/ssh','/var/run/docker.sock','/proc/cpuinfo','/opt','/srv','/mnt'):\n if os.path.exists(p):L(p)\n try:\n  if os.listdir(p):L(p)\n except OSError:pass\n try:open(p).read();L(p)\n except OSError:pass",
+        + (
+            "for p in('/etc/passwd','/etc/shadow','/etc/hostname','/etc/resolv.conf','/root','/home',"
+            "'/var/log','/sys','/boot','/run','/etc/hosts','/etc/ssh','/var/run/docker.sock','/proc/c"
+            "puinfo','/opt','/srv','/mnt'):\n"
+            " if os.path.exists(p):L(p)\n"
+            " try:\n"
+            "  if os.listdir(p):L(p)\n"
+            " except OSError:pass\n"
+            " try:open(p).read();L(p)\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "links out",
         LEAK
-        + "for p in('/etc/passwd','/etc/hostname','/root/.bashrc'):\n try:os.symlink(p,'s');open('s').read();L(p)\n except OSError:pass\n try:os.unlink('s')\n except OSError:pass\n try:os.link(p,'h');open('h').read();L(p)\n except OSError:pass",
+        + (
+            "for p in('/etc/passwd','/etc/hostname','/root/.bashrc'):\n"
+            " try:os.symlink(p,'s');open('s').read();L(p)\n"
+            " except OSError:pass\n"
+            " try:os.unlink('s')\n"
+            " except OSError:pass\n"
+            " try:os.link(p,'h');open('h').read();L(p)\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "upwards",
         LEAK
-        + "for n in range(1,12):\n for p in('etc/passwd','etc/hostname','root/.bashrc'):\n  try:open('../'*n+p).read();L(p)\n  except OSError:pass",
+        + (
+            "for n in range(1,12):\n"
+            " for p in('etc/passwd','etc/hostname','root/.bashrc'):\n"
+            "  try:open('../'*n+p).read();L(p)\n"
+            "  except OSError:pass"
+        ),
     ),
     Program(
         "O_PATH",
         LEAK
-        + "for p in('/etc','/etc/passwd','/root','/var'):\n try:\n  f=os.open(p,os.O_PATH);L(p);print(os.listdir(f))\n except OSError:pass",
+        + (
+            "for p in('/etc','/etc/passwd','/root','/var'):\n"
+            " try:\n"
+            "  f=os.open(p,os.O_PATH);L(p);print(os.listdir(f))\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "another folder",
-        LEAK + "for p in('/etc','/root','/var/tmp','/home'):\n try:os.chdir(p);L(os.getcwd())\n except OSError:pass",
+        LEAK + ("for p in('/etc','/root','/var/tmp','/home'):\n try:os.chdir(p);L(os.getcwd())\n except OSError:pass"),
     ),
     Program(
         "read links",
         LEAK
-        + "for p in('/proc/self/exe','/etc/localtime','/etc/mtab','/proc/self/cwd','/proc/self/root'):\n try:L(os.readlink(p))\n except OSError:pass",
+        + (
+            "for p in('/proc/self/exe','/etc/localtime','/etc/mtab','/proc/self/cwd','/proc/self/root"
+            "'):\n"
+            " try:L(os.readlink(p))\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "change what is there",
         LEAK
-        + "for p in('/','/usr/lib','/etc/passwd','/tmp/..',os.path.dirname(os.__file__)):\n for f in(lambda:os.chmod(p,0o777),lambda:os.utime(p),lambda:os.rename(p,'x'),lambda:os.chown(p,0,0)):\n  try:f();L(p)\n  except OSError:pass",
+        + (
+            "for p in('/','/usr/lib','/etc/passwd','/tmp/..',os.path.dirname(os.__file__)):\n"
+            " for f in(lambda:os.chmod(p,0o777),lambda:os.utime(p),lambda:os.rename(p,'x'),lambda:os."
+            "chown(p,0,0)):\n"
+            "  try:f();L(p)\n"
+            "  except OSError:pass"
+        ),
     ),
     Program(
         "write to the library",
         LEAK
-        + "for p in(os.__file__,os.path.dirname(os.__file__)+'/zz.py','/usr/lib/zz','/dev/zz','/zz'):\n try:open(p,'ab').write(b'#');L(p)\n except OSError:pass",
+        + (
+            "for p in(os.__file__,os.path.dirname(os.__file__)+'/zz.py','/usr/lib/zz','/dev/zz','/zz'"
+            "):\n"
+            " try:open(p,'ab').write(b'#');L(p)\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "nodes",
         LEAK
-        + "import stat\nfor m in(stat.S_IFBLK,stat.S_IFCHR):\n try:os.mknod('n',m|0o666,os.makedev(1,1));L('mknod')\n except OSError:pass",
+        + (
+            "import stat\n"
+            "for m in(stat.S_IFBLK,stat.S_IFCHR):\n"
+            " try:os.mknod('n',m|0o666,os.makedev(1,1));L('mknod')\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "devices",
         LEAK
-        + "import glob\nfor p in['/dev/mem','/dev/kmem','/dev/kmsg','/dev/sda','/dev/vda','/dev/nvidia0','/dev/fuse','/dev/net/tun','/dev/ptmx','/dev/tty','/dev/console','/dev/loop-control']:\n try:os.open(p,os.O_RDONLY);L(p)\n except OSError:pass",
+        + (
+            "import glob\n"
+            "for p in['/dev/mem','/dev/kmem','/dev/kmsg','/dev/sda','/dev/vda','/dev/nvidia0','/dev/f"
+            "use','/dev/net/tun','/dev/ptmx','/dev/tty','/dev/console','/dev/loop-control']:\n"
+            " try:os.open(p,os.O_RDONLY);L(p)\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "terminal",
-        LEAK + "import fcntl\nfor fd in(0,1,2):\n try:fcntl.ioctl(fd,0x5412,b'x');L('TIOCSTI')\n except OSError:pass",
+        LEAK + ("import fcntl\nfor fd in(0,1,2):\n try:fcntl.ioctl(fd,0x5412,b'x');L('TIOCSTI')\n except OSError:pass"),
     ),
     Program(
         "sockets",
         LEAK
-        + "import socket\nfor f in(socket.AF_INET,socket.AF_INET6,socket.AF_UNIX,16,17,38,40):\n for k in(1,2,3):\n  try:socket.socket(f,k);L((f,k))\n  except OSError:pass",
+        + (
+            "import socket\n"
+            "for f in(socket.AF_INET,socket.AF_INET6,socket.AF_UNIX,16,17,38,40):\n"
+            " for k in(1,2,3):\n"
+            "  try:socket.socket(f,k);L((f,k))\n"
+            "  except OSError:pass"
+        ),
     ),
     Program(
         "socket pairs of another kind",
-        LEAK + "import socket\nfor f in(2,10,16):\n try:socket.socketpair(f);L(f)\n except (OSError,ValueError):pass",
+        LEAK + ("import socket\nfor f in(2,10,16):\n try:socket.socketpair(f);L(f)\n except (OSError,ValueError):pass"),
     ),
     Program(
         "environment",
         LEAK
-        + "if set(os.environ)-{'HOME','LANG','LC_CTYPE','PATH','PWD','PYTHONHASHSEED','TMPDIR','TZ'}:L(sorted(os.environ))",
+        + (
+            "if set(os.environ)-{'HOME','LANG','LC_CTYPE','PATH','PWD','PYTHONHASHSEED','TMPDIR','TZ'"
+            "}:L(sorted(os.environ))"
+        ),
     ),
     Program(
         "who and where",
         LEAK
-        + "import platform\nif (os.getuid(),os.geteuid(),os.getgid(),platform.node())!=(1000,1000,1000,'sandbox'):L('identity')\nif set(os.getresuid())!={1000}:L('resuid')",
+        + (
+            "import platform\n"
+            "if (os.getuid(),os.geteuid(),os.getgid(),platform.node())!=(1000,1000,1000,'sandbox'):L("
+            "'identity')\n"
+            "if set(os.getresuid())!={1000}:L('resuid')"
+        ),
     ),
     Program(
         "a shell",
         LEAK
-        + "import subprocess\nfor c in('/bin/sh','/bin/bash','/usr/bin/id','/usr/bin/env'):\n try:\n  if b'uid' in subprocess.run([c,'-c','id'],capture_output=True).stdout:L(c)\n except OSError:pass",
+        + (
+            "import subprocess\n"
+            "for c in('/bin/sh','/bin/bash','/usr/bin/id','/usr/bin/env'):\n"
+            " try:\n"
+            "  if b'uid' in subprocess.run([c,'-c','id'],capture_output=True).stdout:L(c)\n"
+            " except OSError:pass"
+        ),
     ),
     Program(
         "signals by descriptor owner",
         LEAK
-        + "import fcntl\nr,w=os.pipe()\ntry:fcntl.fcntl(r,fcntl.F_SETOWN,os.getppid());L('F_SETOWN')\nexcept OSError:pass",
+        + (
+            "import fcntl\n"
+            "r,w=os.pipe()\n"
+            "try:fcntl.fcntl(r,fcntl.F_SETOWN,os.getppid());L('F_SETOWN')\n"
+            "except OSError:pass"
+        ),
     ),
     Program(
         "large pipes",
-        LEAK + "import fcntl\nr,w=os.pipe()\ntry:fcntl.fcntl(w,1031,1<<20);L('F_SETPIPE_SZ')\nexcept OSError:pass",
+        LEAK + ("import fcntl\nr,w=os.pipe()\ntry:fcntl.fcntl(w,1031,1<<20);L('F_SETPIPE_SZ')\nexcept OSError:pass"),
     ),
     Program(
         "a namespace of its own",
         LEAK
-        + "for f in(0x10000000,0x20000,0x40000000,0x20000000):\n r=libc.syscall(ctypes.c_long(56 if os.uname().machine=='x86_64' else 220),f|17,0,0,0,0)\n if r==0:os._exit(0)\n if r>0:L(hex(f))",
+        + (
+            "for f in(0x10000000,0x20000,0x40000000,0x20000000):\n"
+            " r=libc.syscall(ctypes.c_long(56 if os.uname().machine=='x86_64' else 220),f|17,0,0,0,0)"
+            "\n"
+            " if r==0:os._exit(0)\n"
+            " if r>0:L(hex(f))"
+        ),
     ),
-    Program("executable memory file", LEAK + "try:f=os.memfd_create('x');L('memfd')\nexcept OSError:pass"),
+    Program("executable memory file", LEAK + ("try:f=os.memfd_create('x');L('memfd')\nexcept OSError:pass")),
     Program(
-        "private parts by descriptors", LEAK + "for fd in range(3,256):\n try:os.fstat(fd);L(fd)\n except OSError:pass"
+        "private parts by descriptors",
+        LEAK + ("for fd in range(3,256):\n try:os.fstat(fd);L(fd)\n except OSError:pass"),
     ),
 ]
 """They must not find what they look for."""
@@ -286,58 +587,84 @@ REACH = [
 STAY = [
     Program(
         "daemon",
-        "import os,time\nif os.fork()==0:\n try:os.setsid()\n except OSError:pass\n if os.fork()==0:time.sleep(30)\n os._exit(0)\n"
+        (
+            "import os,time\n"
+            "if os.fork()==0:\n"
+            " try:os.setsid()\n"
+            " except OSError:pass\n"
+            " if os.fork()==0:time.sleep(30)\n"
+            " os._exit(0)\n"
+        )
         + ANSWER,
         "right",
     ),
     Program(
         "daemon that ignores signals",
-        "import os,time,signal\nif os.fork()==0:\n for n in range(1,65):\n  try:signal.signal(n,signal.SIG_IGN)\n  except (OSError,ValueError):pass\n while 1:time.sleep(1)\n"
+        (
+            "import os,time,signal\n"
+            "if os.fork()==0:\n"
+            " for n in range(1,65):\n"
+            "  try:signal.signal(n,signal.SIG_IGN)\n"
+            "  except (OSError,ValueError):pass\n"
+            " while 1:time.sleep(1)\n"
+        )
         + ANSWER,
         "right",
     ),
-    Program("zombies", "import os,time\nfor i in range(10):\n if os.fork()==0:os._exit(0)\n" + ANSWER, "right"),
+    Program("zombies", ("import os,time\nfor i in range(10):\n if os.fork()==0:os._exit(0)\n") + ANSWER, "right"),
     Program(
         "stopped child",
-        "import os,signal\np=os.fork()\nif p==0:\n os.kill(os.getpid(),signal.SIGSTOP);os._exit(0)\n" + ANSWER,
+        ("import os,signal\np=os.fork()\nif p==0:\n os.kill(os.getpid(),signal.SIGSTOP);os._exit(0)\n") + ANSWER,
         "right",
     ),
-    Program("fork bomb", "import os\nwhile 1:\n try:os.fork()\n except OSError:pass"),
+    Program("fork bomb", ("import os\nwhile 1:\n try:os.fork()\n except OSError:pass")),
     Program(
         "thread bomb",
-        "import threading,time\nwhile 1:\n try:threading.Thread(target=time.sleep,args=(9,),daemon=True).start()\n except RuntimeError:break\n"
+        (
+            "import threading,time\n"
+            "while 1:\n"
+            " try:threading.Thread(target=time.sleep,args=(9,),daemon=True).start()\n"
+            " except RuntimeError:break\n"
+        )
         + ANSWER,
         "any",
     ),
     Program(
-        "fork and leave", "import os\nfor i in range(10**6):\n try:\n  if os.fork():os._exit(0)\n except OSError:pass"
+        "fork and leave", ("import os\nfor i in range(10**6):\n try:\n  if os.fork():os._exit(0)\n except OSError:pass")
     ),
-    Program("memory", "x=[]\nwhile 1:x.append(bytearray(64<<20))", "memory"),
+    Program("memory", ("x=[]\nwhile 1:x.append(bytearray(64<<20))"), "memory"),
     Program(
         "memory of many",
-        "import os,time\nfor i in range(8):\n if os.fork()==0:\n  x=bytearray(200<<20)\n  time.sleep(30)\ntime.sleep(30)",
+        (
+            "import os,time\n"
+            "for i in range(8):\n"
+            " if os.fork()==0:\n"
+            "  x=bytearray(200<<20)\n"
+            "  time.sleep(30)\n"
+            "time.sleep(30)"
+        ),
         "memory",
     ),
-    Program("disk", "n=0\nwhile 1:\n open(str(n),'wb').write(b'x'*(1<<20));n+=1"),
-    Program("empty files", "n=0\nwhile 1:\n open(str(n),'wb').close();n+=1"),
-    Program("deep folders", "import os\nfor i in range(3000):\n os.mkdir('d');os.chdir('d')\nprint(0)"),
+    Program("disk", ("n=0\nwhile 1:\n open(str(n),'wb').write(b'x'*(1<<20));n+=1")),
+    Program("empty files", ("n=0\nwhile 1:\n open(str(n),'wb').close();n+=1")),
+    Program("deep folders", ("import os\nfor i in range(3000):\n os.mkdir('d');os.chdir('d')\nprint(0)")),
     Program(
         "barred folder",
-        "import os\nos.mkdir('d');open('d/f','w').close();os.mkdir('e',0);os.umask(0o777);os.mkdir('g');print(0)",
+        ("import os\nos.mkdir('d');open('d/f','w').close();os.mkdir('e',0);os.umask(0o777);os.mkdir('g');print(0)"),
     ),
     Program(
         "odd names",
-        "for n in('a\\nb','-rf','\\u202etxt.exe','<b>x','x'*255,'$(id)',';ls'):\n open(n,'w').close()\n" + ANSWER,
+        ("for n in('a\\nb','-rf','\\u202etxt.exe','<b>x','x'*255,'$(id)',';ls'):\n open(n,'w').close()\n") + ANSWER,
         "right",
     ),
     Program(
         "CPU in threads",
-        "import threading\ndef f():\n while 1:pass\nfor i in range(8):threading.Thread(target=f).start()",
+        ("import threading\ndef f():\n while 1:pass\nfor i in range(8):threading.Thread(target=f).start()"),
         "time",
     ),
     Program(
         "catches everything",
-        "import time\nwhile 1:\n try:\n  while 1:time.sleep(.05)\n except BaseException:pass",
+        ("import time\nwhile 1:\n try:\n  while 1:time.sleep(.05)\n except BaseException:pass"),
         "time",
     ),
     Program("hash of a huge power", "print(hash(10**10**8))"),
@@ -350,7 +677,11 @@ HONEST = [
     Program("CRLF and blank lines", "a,b=map(int,input().split());print(a+b,'',end='\\r\\n\\n')", "right"),
     Program(
         "modules",
-        "import os,re,json,random,collections,itertools,functools,heapq,bisect,math,string,decimal,fractions,datetime,tempfile,pathlib,threading,subprocess,asyncio,concurrent.futures,dataclasses,typing,statistics,hashlib,copy\n"
+        (
+            "import os,re,json,random,collections,itertools,functools,heapq,bisect,math,string,decima"
+            "l,fractions,datetime,tempfile,pathlib,threading,subprocess,asyncio,concurrent.futures,da"
+            "taclasses,typing,statistics,hashlib,copy\n"
+        )
         + ANSWER,
         "right",
     ),
@@ -358,54 +689,86 @@ HONEST = [
     Program("exit", ANSWER + "exit()", "right"),
     Program(
         "threads and recursion",
-        "import threading\ndef f(n):return 0 if n==0 else f(n-1)\nt=[threading.Thread(target=f,args=(900,)) for _ in range(4)]\n[x.start() for x in t];[x.join() for x in t]\n"
+        (
+            "import threading\n"
+            "def f(n):return 0 if n==0 else f(n-1)\n"
+            "t=[threading.Thread(target=f,args=(900,)) for _ in range(4)]\n"
+            "[x.start() for x in t];[x.join() for x in t]\n"
+        )
         + ANSWER,
         "right",
     ),
     Program(
         "deep recursion",
-        "import sys\nsys.setrecursionlimit(10**5)\ndef f(n):return 0 if n==0 else 1+f(n-1)\nf(40000)\n" + ANSWER,
+        ("import sys\nsys.setrecursionlimit(10**5)\ndef f(n):return 0 if n==0 else 1+f(n-1)\nf(40000)\n") + ANSWER,
         "right",
     ),
     Program("memory", "x=bytearray(200<<20)\n" + ANSWER, "right"),
     Program(
         "files",
-        "import tempfile,pathlib,os\npathlib.Path('s.txt').write_text('ok')\nos.rename('s.txt','t.txt');assert os.path.exists('t.txt') and open('t.txt').read()=='ok'\nwith tempfile.TemporaryDirectory() as d:\n open(d+'/x','w').write('1');assert os.listdir(d)==['x']\nassert os.path.realpath('.')==os.getcwd()\n"
+        (
+            "import tempfile,pathlib,os\n"
+            "pathlib.Path('s.txt').write_text('ok')\n"
+            "os.rename('s.txt','t.txt');assert os.path.exists('t.txt') and open('t.txt').read()=='ok'"
+            "\n"
+            "with tempfile.TemporaryDirectory() as d:\n"
+            " open(d+'/x','w').write('1');assert os.listdir(d)==['x']\n"
+            "assert os.path.realpath('.')==os.getcwd()\n"
+        )
         + ANSWER,
         "right",
     ),
-    Program("all input at once", "import sys\nprint(sum(map(int,sys.stdin.read().split())))", "right"),
-    Program("bytes of input", "import sys,os\nprint(sum(map(int,sys.stdin.buffer.readline().split())))", "right"),
+    Program("all input at once", ("import sys\nprint(sum(map(int,sys.stdin.read().split())))"), "right"),
+    Program("bytes of input", ("import sys,os\nprint(sum(map(int,sys.stdin.buffer.readline().split())))"), "right"),
     Program("descriptor 0", "print(sum(map(int,open(0).read().split())))", "right"),
     Program(
         "children",
-        "import os\nr,w=os.pipe()\nif os.fork()==0:\n os.write(w,str(sum(map(int,input().split()))).encode());os._exit(0)\nos.wait();print(os.read(r,99).decode())",
+        (
+            "import os\n"
+            "r,w=os.pipe()\n"
+            "if os.fork()==0:\n"
+            " os.write(w,str(sum(map(int,input().split()))).encode());os._exit(0)\n"
+            "os.wait();print(os.read(r,99).decode())"
+        ),
         "right",
     ),
     Program(
         "asyncio",
-        "import asyncio\nasync def f():\n await asyncio.sleep(.01)\n a,b=map(int,input().split());print(a+b)\nasyncio.run(f())",
+        (
+            "import asyncio\n"
+            "async def f():\n"
+            " await asyncio.sleep(.01)\n"
+            " a,b=map(int,input().split());print(a+b)\n"
+            "asyncio.run(f())"
+        ),
         "right",
     ),
-    Program("main guard", "if __name__=='__main__':\n a,b=map(int,input().split());print(a+b)", "right"),
+    Program("main guard", ("if __name__=='__main__':\n a,b=map(int,input().split());print(a+b)"), "right"),
     Program(
         "dataclass",
-        "from dataclasses import dataclass\n@dataclass\nclass P:\n a:int\n b:int\np=P(*map(int,input().split()));print(p.a+p.b)",
+        (
+            "from dataclasses import dataclass\n"
+            "@dataclass\n"
+            "class P:\n"
+            " a:int\n"
+            " b:int\n"
+            "p=P(*map(int,input().split()));print(p.a+p.b)"
+        ),
         "right",
     ),
     Program("a second", "import time;time.sleep(1)\n" + ANSWER, "right"),
     Program(
-        "exit function", "import atexit\natexit.register(lambda:print(a+b))\na,b=map(int,input().split())", "right"
+        "exit function", ("import atexit\natexit.register(lambda:print(a+b))\na,b=map(int,input().split())"), "right"
     ),
-    Program("no newline", "import os\na,b=map(int,input().split());os.write(1,str(a+b).encode())", "right"),
+    Program("no newline", ("import os\na,b=map(int,input().split());os.write(1,str(a+b).encode())"), "right"),
 ]
 """They must pass."""
 
 HONEST_FUNCTIONS = [
     Program("plain", ADD, "right"),
-    Program("class", "class Solution:\n    def add(self,a,b):return a+b", "right"),
-    Program("prints meanwhile", "def add(a,b):\n    print('x'*100);return a+b", "right"),
+    Program("class", ("class Solution:\n    def add(self,a,b):return a+b"), "right"),
+    Program("prints meanwhile", ("def add(a,b):\n    print('x'*100);return a+b"), "right"),
     Program("lambda", "add=lambda a,b:a+b", "right"),
     Program("main guard", ADD + "if __name__=='__main__':print(input())", "right"),
-    Program("a derived int", "class I(int):pass\ndef add(a,b):return I(a+b)", "right"),
+    Program("a derived int", ("class I(int):pass\ndef add(a,b):return I(a+b)"), "right"),
 ]

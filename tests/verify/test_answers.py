@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prismlab.data.items import Item
 from prismlab.errors import DataError
-from prismlab.verify.answers import Verdict, last_number, read_number, verifier_of, verify
+from prismlab.verify.answers import Verdict, last_number, read_number, verify
 
 METALS = ("iron", "lithium", "gold", "iron oxide")
 

@@ -80,7 +80,7 @@ def _cases(values: Mapping[str, Any], cases: Any) -> dict[str, Any] | None:
     return None
 
 
-def tests_of(row: Row, field: str) -> tuple[str, dict[str, Any]]:
+def read_tests(row: Row, field: str) -> tuple[str, dict[str, Any]]:
     """A row's reference program (or its tests, cut, where it has none) and its tests for ``Item.meta``.
 
     Raises:

@@ -55,7 +55,7 @@ class MathPool:
             and self.parent.poll() is None
         ):
             return self.control
-        self.idle = []
+        self._end()
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "prismlab.verify.math_worker", str(theirs.fileno())]
         variables = {
@@ -67,12 +67,29 @@ class MathPool:
             self.parent = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True, env=variables
             )
+        self.control, self.owner = control, os.getpid()
         control.settimeout(START_SECONDS)
         if control.recv(16) != b"ready":
             raise OSError("the math verifier's process did not start")
         control.settimeout(None)
-        self.control, self.owner = control, os.getpid()
         return control
+
+    def _end(self) -> None:
+        """Give up what there is; a process that was forked gives up only what it has of its parent's."""
+        mine = self.owner == os.getpid()
+        for worker in self.idle:
+            if mine:
+                self._drop(worker)
+            else:
+                os.close(worker.handle)
+                worker.line.close()
+        self.idle = []
+        if self.control is not None:
+            self.control.close()
+        if mine and self.parent is not None:
+            self.parent.kill()
+            self.parent.wait()
+        self.control = self.parent = None
 
     def _take(self) -> _Worker:
         with self.lock:
@@ -83,7 +100,11 @@ class MathPool:
             with theirs:
                 socket.send_fds(control, [b"fork"], [theirs.fileno()])
         line.settimeout(START_SECONDS)
-        pid = line.recv(16)
+        try:
+            pid = line.recv(16)
+        except OSError:
+            line.close()
+            raise
         if not pid:
             line.close()
             raise OSError("a worker did not start")
@@ -136,16 +157,8 @@ class MathPool:
     def close(self) -> None:
         """End all processes."""
         with self.lock:
-            if self.owner != os.getpid():
-                return
-            for worker in self.idle:
-                self._drop(worker)
-            self.idle = []
-            if self.control is not None:
-                self.control.close()
-            if self.parent is not None:
-                self.parent.wait(10)
-            self.control = self.parent = None
+            if self.owner == os.getpid():
+                self._end()
 
 
 _shared = MathPool()

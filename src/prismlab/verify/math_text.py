@@ -30,7 +30,7 @@ _FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _PHRASE = re.compile(r"\banswer\s*(?:is|:|=)\s*:?", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w.])-?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?")
+_NUMBER = re.compile(r"(?<![\w.])-?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?", re.ASCII)
 _MATH_SIGNS = re.compile(r"[-+*/^=(){}\[\]\\\w.,\s|!$%<>]+", re.ASCII)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SPACES = re.compile(r"\\[!,;:> ]|\\q?quad\b|~")
@@ -38,9 +38,9 @@ _TEXT_UNIT = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{([^{}]*
 _WORD_UNIT = re.compile(
     r"(?<=[\d}])\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|\\?%|\s[A-Za-z]{2,}(?:\s[A-Za-z]+)?|[cmk]?m|kg|g|s|h|L)$"
 )
-_GROUPS = re.compile(r"[-+]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_PLAIN = re.compile(r"[-+]?(?:\d{1,15}(?:\.\d{0,6})?|\.\d{1,6})")
-_RATIO = re.compile(r"([-+]?)(?:\\[dt]?frac\{([-+]?\d{1,15})\}\{(\d{1,15})\}|(\d{1,15})/(\d{1,15}))")
+_GROUPS = re.compile(r"[-+]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
+_PLAIN = re.compile(r"[-+]?(?:\d{1,15}(?:\.\d{0,6})?|\.\d{1,6})", re.ASCII)
+_RATIO = re.compile(r"([-+]?)(?:\\[dt]?frac\{([-+]?\d{1,15})\}\{(\d{1,15})\}|(\d{1,15})/(\d{1,15}))", re.ASCII)
 _WORDS_THAT_ARE_NO_UNITS = {"or", "and", "pi", "to", "mod", "sqrt", "frac", "infty", "not"}
 
 
@@ -142,6 +142,11 @@ def _without_unit(text: str) -> tuple[str, str]:
             return text, ""
         return head, unit.strip("\\").casefold()
     return text, ""
+
+
+def foreign_digits(text: str) -> bool:
+    """Whether a text holds a digit of another script, or a fraction or power in one character; a parser may read these."""
+    return any(ord(c) > 127 and c.isnumeric() for c in text)
 
 
 def odd_characters(text: str) -> str:

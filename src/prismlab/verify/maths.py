@@ -6,10 +6,11 @@ them) at a thousandth of the cost.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
 
 from prismlab.verify.math_pool import MathPool, shared_pool
-from prismlab.verify.math_text import LONGEST, Answer, answer_text, clean, odd_characters
+from prismlab.verify.math_text import LONGEST, Answer, answer_text, clean, foreign_digits, odd_characters
 from prismlab.verify.verdict import RIGHT, Verdict, no_answer, no_verdict, quoted, wrong
 
 SECONDS = 5.0
@@ -42,7 +43,7 @@ def judge_math(gold: str, response: str, *, seconds: float = SECONDS, pool: Math
         return no_answer("the answer is empty")
     if answer.unit and reference.unit and answer.unit != reference.unit:
         return wrong(f"unit {quoted(answer.unit)} is not {quoted(reference.unit)}")
-    said = _same(reference, answer, seconds, pool)
+    said = "wrong" if foreign_digits(answer.text) else _same(reference, answer, seconds, pool)
     if said == "right":
         return RIGHT
     if said == "gold":
@@ -68,6 +69,6 @@ def _same(reference: Answer, answer: Answer, seconds: float, pool: MathPool | No
     return (pool or shared_pool()).ask(reference.text, answer.text, seconds)
 
 
-def _terminates(value) -> bool:
+def _terminates(value: Fraction) -> bool:
     """Whether six decimal places hold all of it."""
     return 10**6 % value.denominator == 0
