@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prismlab.claims.decide import (
@@ -36,6 +36,7 @@ def test_above_agrees_with_scipys_t_test() -> None:
     assert (part.interval.lo, part.interval.hi) == pytest.approx((interval.low, interval.high))
 
 
+@settings(database=None, deadline=None)
 @given(
     st.lists(st.floats(-5, 5).map(lambda x: round(x, 3)), min_size=2, max_size=6).filter(lambda v: len(set(v)) > 1),
     st.floats(-3, 3).map(lambda x: round(x, 3)),
