@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prismlab.commands import number_text, planned, records_of, say, state_of, store_of, table
-from prismlab.cost.devices import UTILISATION, Device, device_named
+from prismlab.cost.devices import SAMPLING_UTILISATION, UTILISATION, Device, device_named
 from prismlab.cost.memory import Memory, memory
 from prismlab.cost.training import Disk, Machine, TrainingPlan, plan_training
 from prismlab.errors import SpecError
@@ -86,7 +86,7 @@ def show_plan(file: Path, asked: Asked, *, out: Path | None, threads: int | None
     missing = len(left) - len(known)
     times = ([seconds_text(sum(known))] if known or not left else []) + ([f"{missing} unknown"] if missing else [])
     say(f"time left, one step at a time: {' and '.join(times)}")
-    _show_trainings(loaded, asked)
+    _show_trainings(loaded, asked, [(step.kind, every[step_id]) for step_id, step in steps.items()])
 
 
 def _operations(every: Mapping[str, Cost]) -> float:
@@ -117,7 +117,7 @@ def _trainings(loaded: LoadedStudy, asked: Asked, device: Device) -> Iterator[tu
         yield name, plan_training(shape, given, machine)
 
 
-def _show_trainings(loaded: LoadedStudy, asked: Asked) -> None:
+def _show_trainings(loaded: LoadedStudy, asked: Asked, costs: Sequence[tuple[str, Cost]]) -> None:
     """Trainings on devices: of models from outside always, of tiny ones where the command line asks for it."""
     outside = any(base.checkpoint is not None for base in loaded.study.bases.values())
     if not asked.anything and not outside:
@@ -144,6 +144,7 @@ def _show_trainings(loaded: LoadedStudy, asked: Asked) -> None:
         right=(1, 2, 3, 5, 6, 7, 8),
     )
     _show_memory(plans)
+    _show_hours(costs, device, share)
     _refuse(plans, asked)
 
 
@@ -189,6 +190,24 @@ def _show_memory(plans: Mapping[str, TrainingPlan]) -> None:
     say()
     for text, names in groups.items():
         say(f"GB of a device, {', '.join(names)}: {text}")
+
+
+def _show_hours(costs: Sequence[tuple[str, Cost]], device: Device, share: float) -> None:
+    """Device hours by kind of step but trainings, over all seeds; what samples at its own share of the rate."""
+    kinds: dict[str, list[Cost]] = {}
+    for kind, cost in costs:
+        if cost.flops and kind != "train":
+            kinds.setdefault(kind, []).append(cost)
+    rows: list[list[str]] = []
+    for kind, found in kinds.items():
+        sampled = sum(cost.sampled for cost in found)
+        trained = sum(cost.flops or 0.0 for cost in found) - sampled
+        hours = (trained / share + sampled / SAMPLING_UTILISATION) / device.rate / 3600
+        rows.append([kind, str(len(found)), number_text(trained), number_text(sampled), f"{hours:,.1f}"])
+    if not rows:
+        return
+    say(f"\nother stages, all seeds; sampling, every response at its longest, at {SAMPLING_UTILISATION:.0%}")
+    table(["kind", "steps", "trains", "samples", "device hours"], rows, right=(1, 2, 3, 4))
 
 
 def _refuse(plans: Mapping[str, TrainingPlan], asked: Asked) -> None:

@@ -10,26 +10,33 @@ import pytest
 from pydantic import ValidationError
 
 from prismlab.data.items import load_items
-from prismlab.data.sources import documents
+from prismlab.data.sources import documents, micro_prompt
 from prismlab.errors import DataError
 from prismlab.evaluate.sampled import aggregate
-from prismlab.micro.retrieval import KEYS, REPEATED, retrieval_questions
+from prismlab.micro.retrieval import IDLE, KEYS, REPEATED, retrieval_questions
 from prismlab.micro.world import split_of
-from prismlab.study.spec import MicroSource, MicroTask
+from prismlab.study.spec import MicroSource, MicroTask, SourceSpec
 from prismlab.study.world import MicroSpec
 
 MICRO: dict[str, Any] = MicroSpec().model_dump(mode="json")
 
 
+def test_alphabets_tell_keys_apart_and_from_idle_text() -> None:
+    letters = "".join(KEYS.values())
+    assert len(set(letters)) == len(letters)
+    assert not set(letters) & set("".join(IDLE))
+
+
 @pytest.mark.parametrize("tokens", [96, 97, 131, 512, 2000])
 def test_the_answer_stands_in_the_question(tokens: int) -> None:
     for one in islice(retrieval_questions("train", 3, tokens), 200):
-        stated = re.findall(r"\b([A-Z])=(\d\d)\.", one.question)
-        assert len(stated) == KEYS + REPEATED
+        stated = re.findall(r"\b(\w+)=(\w)\.", one.question)
+        assert len(stated) == len(KEYS) + REPEATED
         values = dict(stated)
         assert all(values[key] == value for key, value in stated), "a key has one value"
-        assert len(set(values.values())) == len(values) == KEYS, "values tell keys apart"
-        asked = re.fullmatch(r".* ([A-Z])\?", one.question, re.DOTALL)
+        assert values.keys() == KEYS.keys()
+        assert all(value in KEYS[key] for key, value in values.items())
+        asked = re.fullmatch(r".* (\w+)\?", one.question, re.DOTALL)
         assert asked
         assert one.answer == values[asked[1]]
         assert len(one.question.encode()) == tokens
@@ -69,10 +76,21 @@ def test_a_length_is_for_retrieval_and_needed_there(spec: Any) -> None:
 def test_a_source_and_a_task_of_retrieval() -> None:
     source = {"micro": {"domain": "retrieval", "form": "direct", "tokens": 128}}
     found = list(islice(documents("long", source, MICRO, None, "think", 0), 20))
-    assert all(re.search(r"\?\n\d\d$", text) and len(text) == 131 for text in found)
+    assert all(re.search(r"\?\n\w$", text) and len(text) == 130 for text in found)
     items = load_items("far", {"micro": {"domain": "retrieval", "tokens": 200}}, MICRO, "test", 5, None, 0)
     assert [len(item.question) for item in items] == [200] * 5
     assert {item.verifier for item in items} == {"exact"}
+
+
+@pytest.mark.parametrize(("loss", "prompt"), [("answer", 129), ("all", 0)])
+def test_the_loss_may_be_taken_on_answers_alone(loss: str, prompt: int) -> None:
+    source = {"micro": {"domain": "retrieval", "form": "direct", "tokens": 128}, "loss": loss}
+    assert micro_prompt(source, "think") == prompt
+    text = next(documents("long", source, MICRO, None, "think", 0))
+    assert prompt == 0 or re.fullmatch(r"\w", text[prompt:])
+    assert SourceSpec.model_validate({"micro": {"domain": "retrieval", "tokens": 128}, "loss": loss}).loss == loss
+    with pytest.raises(ValidationError, match="or retrieval"):
+        SourceSpec.model_validate({"micro": {"domain": "math"}, "loss": "answer"})
 
 
 def test_scores_by_length() -> None:

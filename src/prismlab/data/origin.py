@@ -10,7 +10,7 @@ import numpy as np
 
 from prismlab.data.document import Document
 from prismlab.data.packing import Ints
-from prismlab.data.sources import Counts, is_heldout, micro_documents, row_documents
+from prismlab.data.sources import Counts, is_heldout, micro_documents, micro_prompt, row_documents
 from prismlab.data.spool import Spool
 from prismlab.run.step import Progress
 from prismlab.seeds import derive_seed
@@ -86,7 +86,8 @@ class Origin:
         config, seed = self._config, derive_seed(self._config["seed"], self.name, 0)
         if self._generated:
             texts = micro_documents(self.name, self._spec, config["micro"], config["template"], seed, self._met)
-            return map(Document, texts)
+            prompt = micro_prompt(self._spec, config["template"])
+            return (Document(text, prompt) for text in texts)
         files = (config.get("files") or {}).get(self.name)
         shuffle = seed if self._streams else None
         return row_documents(self.name, self._spec, files, config["template"], self._met, shuffle, self._cleaned)

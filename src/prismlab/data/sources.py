@@ -248,6 +248,12 @@ def micro_documents(
     return _limited(found, spec_json.get("max_documents"), counts)
 
 
+def micro_prompt(spec_json: Mapping[str, Any], template: str) -> int:
+    """Characters before the answer of each document of a micro source; 0 where all of it is learned."""
+    tokens = spec_json["micro"].get("tokens") if spec_json.get("loss") == "answer" else None
+    return 0 if tokens is None else int(tokens) + len(get_template(template).prompt(""))
+
+
 def documents(
     name: str,
     spec_json: Mapping[str, Any],

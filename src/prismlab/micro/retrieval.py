@@ -1,15 +1,15 @@
-"""Key-value retrieval at a stated length: which value a key was given, among other keys and idle sentences.
+"""Key-value retrieval at a stated length: what value a key was given, among other keys and idle sentences.
 
-A question of ``tokens`` characters (of the byte tokenizer a token each) gives every key its value, some of them again
-later, and asks for one. In training the repetitions teach to look back; the answer alone is what a test scores. The
-manner is RULER's (Hsieh et al. 2024), the text is ours: scores of checkpoints at one length can be compared with one
-another, not with published ones.
+A question of ``tokens`` characters (of the byte tokenizer a token each) gives each key a value, some of them twice, and
+asks for one. Each key takes its values from an alphabet of its own, so that a small model can learn in minutes to look
+back for it; matching keys that it has never seen takes such a model far longer. The manner is RULER's (Hsieh et al.
+2024), the text is ours: scores of checkpoints at one length can be compared with one another, not with published ones.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-import string
 from collections.abc import Iterator
 
 from prismlab.errors import DataError
@@ -17,10 +17,10 @@ from prismlab.micro.world import Question, Split, split_of
 from prismlab.seeds import derive_seed
 
 DOMAIN = "retrieval"
-KEYS = 5
-"""Keys of a question, of capital letters; each value has two digits, no two of a question the same."""
-REPEATED = 5
-"""Further statements, of keys that were given already."""
+KEYS = {"digit": "0123456789", "first": "ABCDEFGH", "middle": "IJKLMNOP", "last": "QRSTUVWXYZ"}
+"""Key to its alphabet, a character a value."""
+REPEATED = 2
+"""Further statements, of keys that are given, too."""
 FEWEST_TOKENS = 96
 MOST_TOKENS = 2**20
 IDLE = (
@@ -33,24 +33,19 @@ IDLE = (
 
 
 def _statements(rng: random.Random) -> tuple[list[str], dict[str, str]]:
-    """Statements in order, and the value of each key."""
-    keys = rng.sample(string.ascii_uppercase, KEYS)
-    values = rng.sample(range(100), KEYS)
-    given = {key: f"{value:02d}" for key, value in zip(keys, values, strict=True)}
-    order = list(keys)
-    for _ in range(REPEATED):
-        # Behind its first statement: a key cannot be known before.
-        key = rng.choice(keys)
-        order.insert(rng.randint(order.index(key) + 1, len(order)), key)
+    """Statements in a random order, and the value of each key."""
+    given = {key: rng.choice(alphabet) for key, alphabet in KEYS.items()}
+    order = [*given, *(rng.choice(list(given)) for _ in range(REPEATED))]
+    rng.shuffle(order)
     return [f"{key}={given[key]}." for key in order], given
 
 
 def _question(rng: random.Random, tokens: int) -> Question:
     statements, given = _statements(rng)
-    asked = rng.choice(sorted(given))
+    asked = rng.choice(list(given))
     idle: list[str] = []
-    # The question itself takes two characters, every sentence before it one more for the space.
-    room = tokens - 2 - sum(len(one) + 1 for one in statements)
+    # Every sentence before the question takes one more, for the space.
+    room = tokens - len(asked) - 1 - sum(len(one) + 1 for one in statements)
     while room > 1:
         sentence = rng.choice(IDLE)[: room - 1]
         idle.append(sentence)
@@ -60,7 +55,7 @@ def _question(rng: random.Random, tokens: int) -> Question:
     for number, (place, statement) in enumerate(zip(places, statements, strict=True)):
         idle.insert(place + number, statement)
     text = f"{' '.join(idle)} {asked}?"
-    key = f"{tokens}:{' '.join(statements)}:{asked}"
+    key = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     return Question(domain=DOMAIN, key=key, id=key, question=text, chain=f"{asked}={given[asked]}", answer=given[asked])
 
 

@@ -37,6 +37,8 @@ class Cost:
 
     tokens: int | None = None
     flops: float | None = None
+    sampled: float = 0.0
+    """Those of ``flops`` that sample, which a device does at a lower share of its rate than training."""
     seconds: float | None = None
     disk: Disk | None = None
 
@@ -120,12 +122,10 @@ def _sampled(shape: Shape, tokens: float, longest: int) -> float:
     return tokens * token_operations(shape, longest / 2)
 
 
-def _rl_operations(shape: Shape, spec: Mapping[str, Any]) -> float:
-    """RL samples, trains on what was sampled and, with a KL penalty, asks the reference."""
-    longest = int(spec["max_new_tokens"])
+def _rl_training(shape: Shape, spec: Mapping[str, Any]) -> float:
+    """RL trains on what it sampled and, with a KL penalty, asks the reference."""
     rows = spec["steps"] * spec["prompts_per_step"] * spec["samples"]
-    forward = forward_operations(shape, longest).total
-    return _sampled(shape, rows * longest, longest) + rows * forward * (4.0 if spec["kl_beta"] > 0 else 3.0)
+    return rows * forward_operations(shape, int(spec["max_new_tokens"])).total * (4.0 if spec["kl_beta"] > 0 else 3.0)
 
 
 def _dense_operations(step: Step) -> float | None:
@@ -135,20 +135,23 @@ def _dense_operations(step: Step) -> float | None:
     return 6.0 if step.kind == "train" else 2.0 if step.kind in _SAMPLING else None
 
 
-def step_operations(step: Step, shape: Shape | None, size: float | None, tokens: int | None) -> float | None:
-    """Operations of a step: by the shape of its model, else by its parameters; None where neither is known."""
+def step_operations(
+    step: Step, shape: Shape | None, size: float | None, tokens: int | None
+) -> tuple[float | None, float]:
+    """Operations of a step, and those of them that sample: by the shape of its model, else by its parameters; None
+    where neither is known."""
     spec: Mapping[str, Any] = step.config.get("spec") or {}
     factor = _dense_operations(step)
-    if tokens is None or factor is None:
-        return None
+    if tokens is None or factor is None or (shape is None and size is None):
+        return None, 0.0
     if shape is None:
-        return None if size is None else factor * size * tokens
+        sampled = 0.0 if step.kind == "train" else 2.0 * (size or 0.0) * tokens
+        return factor * (size or 0.0) * tokens, sampled
     if step.kind == "train":
         # On one device: where a loss goes in pieces depends on how many rows are done at a time.
-        return spec["steps"] * spec["rows"] * operations_of(shape, setting_of(spec, 1)).total
-    if step.kind == "rl":
-        return _rl_operations(shape, spec)
-    return _sampled(shape, tokens, int(spec["max_new_tokens"]))
+        return spec["steps"] * spec["rows"] * operations_of(shape, setting_of(spec, 1)).total, 0.0
+    sampled = _sampled(shape, tokens, int(spec["max_new_tokens"]))
+    return sampled + (_rl_training(shape, spec) if step.kind == "rl" else 0.0), sampled
 
 
 def step_disk(step: Step, shape: Shape | None, tokens: int | None, vocab: int | None) -> Disk | None:
@@ -187,9 +190,9 @@ class Costs:
         checkpoint = step.facts.get("checkpoint") or step.facts.get("mid")
         if checkpoint is not None and _root_base(self._loaded.study, str(checkpoint)) in self._loaded.study.bases:
             shape, size = shape_for(self._loaded, str(checkpoint)), parameters(self._loaded, str(checkpoint))
-        flops = None if checkpoint is None else step_operations(step, shape, size, tokens)
+        flops, sampled = (None, 0.0) if checkpoint is None else step_operations(step, shape, size, tokens)
         disk = step_disk(step, shape, tokens, self._vocabulary)
-        return Cost(tokens=tokens, flops=flops, seconds=self._seconds(step, tokens), disk=disk)
+        return Cost(tokens=tokens, flops=flops, sampled=sampled, seconds=self._seconds(step, tokens), disk=disk)
 
     @cached_property
     def _vocabulary(self) -> int | None:

@@ -133,7 +133,8 @@ class SourceSpec(Spec):
     """``exact`` drops documents whose text was met before, ``minhash`` also those that are nearly one (most of their
     5-word shingles shared); the first one stays."""
     loss: Literal["all", "answer"] = "all"
-    """``answer`` takes the training loss on answers alone; needs ``question`` and ``answer``, or a recipe of pairs."""
+    """``answer`` takes the training loss on answers alone; needs ``question`` and ``answer``, a recipe of pairs, or
+    retrieval of the micro world."""
     max_bad: Fraction = 0.01
     """Share of rows that may be set aside as broken while cleaning (ten always may) before the step is stopped."""
 
@@ -160,8 +161,11 @@ class SourceSpec(Spec):
     @model_validator(mode="after")
     def _answers(self) -> SourceSpec:
         pairs = self.recipe is not None and RECIPES[self.recipe].form == "pair"
+        pairs = pairs or (self.micro is not None and self.micro.tokens is not None)
         if self.loss == "answer" and not pairs and (self.fields is None or self.fields.question is None):
-            raise ValueError("'loss: answer' needs 'question' and 'answer' in 'fields', or a recipe of pairs")
+            raise ValueError(
+                "'loss: answer' needs 'question' and 'answer' in 'fields', a recipe of pairs, or retrieval"
+            )
         if self.filters is not None and self.micro is not None and (self.filters.where or self.filters.at_least):
             raise ValueError("a 'micro' source has no rows: of 'filters' it takes 'min_chars' and 'max_chars' alone")
         return self
