@@ -246,13 +246,14 @@ class LogLikelihoods:
             found[row.item][place] = found[row.item][row.place]
 
     def _logits(self, ids: torch.Tensor, cache: DynamicCache | None, keep: int) -> torch.Tensor:
-        """Logits in float32 of the last ``keep`` positions, [rows, keep, vocabulary]; the cache grows."""
+        """Logits, in float32 at least, of the last ``keep`` positions, [rows, keep, vocabulary]; the cache grows."""
         self.tokens_run += ids.numel()
         given: dict[str, Any] = {"logits_to_keep": keep} if self._keeps else {}
         if cache is not None and cache.get_seq_length() and all(type(layer) is DynamicLayer for layer in cache.layers):
             given["attention_mask"] = _causal(ids.shape[1], cache.get_seq_length(), self.model)
         out = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None, **given)
-        return out.logits[:, -keep:].float()
+        logits = out.logits[:, -keep:]
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def _beginnings(
         self, split: int, rows: Sequence[_Row], starts: Sequence[tuple[int, ...]], found: list[list[float]]

@@ -118,7 +118,7 @@ def _winogrande(row: Row) -> ChoiceItem:
     found = _item(row, sentence, before, options, right)
     # The ending is scored behind each filling, so that both are scored on the same words.
     contexts = tuple(encodable(row.where, before + option) for option in options)
-    return replace(found, contexts=contexts, continuations=(f" {after.strip()}",) * 2)
+    return replace(found, contexts=contexts, choices=contexts, continuations=(f" {after.strip()}",) * 2)
 
 
 def _letters(

@@ -89,8 +89,8 @@ REASONING = Suite(
             Hub(id="HuggingFaceH4/MATH-500", split="test"),
             500,
             "MIT",
-            verifier="number",
-            note="an item whose answer is a formula has no verdict by 'number': counted as unscored",
+            verifier="math",
+            note="answers are formulas: compared by value (math)",
         ),
         _sampled(
             "gpqa-diamond",

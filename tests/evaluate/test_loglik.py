@@ -1,0 +1,129 @@
+"""Log-likelihoods of choices against a plain forward pass of each choice in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from prismlab.errors import CheckpointError, StageError
+from prismlab.evaluate.loglik import Encoder, LogLikelihoods, Tokens, shared_beginning
+from prismlab.micro.models import build_model, tiny_config
+from prismlab.model.tokens import build_byte_tokenizer
+
+TEXT = "A man is sitting on a roof and looks down at the street, where two dogs are barking at a passing cart. He"
+ITEMS: list[list[tuple[str, str]]] = [
+    [(TEXT, " climbs down."), (TEXT, " climbs up."), (TEXT, " sings a very long song about the sea and all its fish.")],
+    [(TEXT[:40], " A"), (TEXT[:40], " B"), (TEXT[:40], " C"), (TEXT[:40], " D")],
+    [
+        ("Sarah gave Maria the book because Sarah", " liked it."),
+        ("Sarah gave Maria the book because Maria", " liked it."),
+    ],
+    [("x", " yes"), ("y", " no")],
+    [("", "no context"), ("", "no")],
+    [(TEXT[:60] + "  ", "blanks go over"), (TEXT[:60] + "  ", "to the choice")],
+    [(TEXT, " the same"), (TEXT, " another"), (TEXT, " the same")],
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def model_of(arch: str, positions: int = 512, seed: int = 3) -> Any:
+    return build_model(tiny_config(arch, 32, 3 if arch == "nemotron-h" else 2, 258, positions), seed).eval()
+
+
+def plain(model: Any, context: str, continuation: str, positions: int) -> tuple[float, int]:
+    """One choice by itself: bytes are tokens, the context's last blanks belong to the continuation."""
+    bare = context.rstrip()
+    head = list(bare.encode()) if context else [256]
+    tail = list((context[len(bare) :] + continuation).encode())
+    ids = [*head, *tail][-(positions + 1) :]
+    with torch.no_grad():
+        logs = model(input_ids=torch.tensor([ids[:-1]])).logits[0].double().log_softmax(-1)
+    places = range(len(ids) - len(tail), len(ids))
+    return sum(float(logs[at - 1, ids[at]]) for at in places), len(tail)
+
+
+@pytest.mark.parametrize("arch", ["llama", "mistral-swa", "granite", "granite4", "granite4-h", "nemotron-h"])
+@pytest.mark.parametrize("forward", [None, 64])
+def test_equals_a_plain_pass_of_each_choice(arch: str, forward: int | None) -> None:
+    model = model_of(arch)
+    # Longer than the window of mistral-swa, so that a cache has to forget.
+    long = [[(TEXT * 3, f" {word}") for word in ("goes home", "stays", "goes away at last")]]
+    items = [*ITEMS, *long]
+    found = LogLikelihoods(model, build_byte_tokenizer(), forward).of(items)
+    exact = model.double()
+    for item, values in zip(items, found, strict=True):
+        for (context, continuation), (value, tokens) in zip(item, values, strict=True):
+            wanted, count = plain(exact, context, continuation, 512)
+            assert value == pytest.approx(wanted, rel=1e-5)
+            assert tokens == count
+
+
+def test_what_is_longer_than_the_positions_loses_tokens_on_the_left() -> None:
+    model = model_of("llama", positions=64)
+    items = [[(TEXT, " goes."), (TEXT, " runs away at once."), (TEXT[:50], " waits.")]]
+    found = LogLikelihoods(model, build_byte_tokenizer()).of(items)[0]
+    exact = model.double()
+    for (context, continuation), (value, _) in zip(items[0], found, strict=True):
+        assert value == pytest.approx(plain(exact, context, continuation, 64)[0], rel=1e-5)
+    with pytest.raises(StageError, match=r"70 tokens, the model 64 positions"):
+        LogLikelihoods(model, build_byte_tokenizer()).of([[("a", "b" * 70)]])
+
+
+def test_beginnings_are_run_once_and_equal_choices_are_equal_to_the_bit() -> None:
+    engine = LogLikelihoods(model_of("llama"), build_byte_tokenizer())
+    found = engine.of([[(TEXT, f" {word}") for word in ("one", "two", "six", "one")]])[0]
+    assert found[0] == found[3]
+    # The text and the blank once, then what is left of three distinct words but for each one's last letter.
+    assert engine.tokens_run == len(TEXT) + 1 + 3 * 2
+
+
+def test_the_order_of_items_decides_nothing_but_the_last_bits() -> None:
+    engine = LogLikelihoods(model_of("llama"), build_byte_tokenizer())
+    forward, backward = engine.of(ITEMS), engine.of(ITEMS[::-1])[::-1]
+    for a, b in zip(forward, backward, strict=True):
+        assert [x for x, _ in a] == pytest.approx([x for x, _ in b], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("choices", "shared"),
+    [
+        ([(1, 2, 3, 4), (1, 2, 3, 5)], 3),
+        ([(1, 2, 3, 4), (1, 2, 9, 9, 9)], 2),
+        ([(1, 2, 3, 4), (1, 2, 3, 4)], 3),
+        ([(1, 2), (1, 2, 3)], 1),
+        ([(1, 2), (2, 2)], 0),
+    ],
+)
+def test_shared_beginnings(choices: Sequence[tuple[int, ...]], shared: int) -> None:
+    assert shared_beginning([Tokens(ids, 1) for ids in choices]) == shared
+
+
+def test_broken_weights_are_told() -> None:
+    model = model_of("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = math.nan
+    with pytest.raises(StageError, match="NaN or infinite"):
+        LogLikelihoods(model, build_byte_tokenizer()).of(ITEMS[:1])
+
+
+def test_a_tokenizer_without_start_or_end_is_refused() -> None:
+    tokenizer = build_byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(CheckpointError, match="eos_token"):
+        Encoder(tokenizer, None)
+
+
+def test_a_choice_without_a_token_is_told() -> None:
+    with pytest.raises(StageError, match="no token of its own"):
+        Encoder(build_byte_tokenizer(), None).pairs([("a", "")])
