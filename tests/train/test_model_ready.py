@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,7 @@ from prismlab.model.checkpoint import load_model, save_checkpoint, save_snapshot
 from prismlab.model.tokens import build_byte_tokenizer
 from prismlab.study.checkpoints import TrainSpec
 from prismlab.train.loss import row_losses
-from prismlab.train.model import extend_context, layers, make_ready
+from prismlab.train.model import attention_for, extend_context, layers, make_ready
 
 torch.set_num_threads(1)
 
@@ -35,6 +36,18 @@ def tiny(arch: str = "llama", layers_: int = 3) -> Any:
 
 def tokens(rows: int = 2, length: int = 24) -> torch.Tensor:
     return torch.randint(0, 256, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_attention_is_the_models_own_but_for_masked_rows_on_a_gpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    there = importlib.util.find_spec("triton") is not None
+    assert attention_for(spec(), cpu) is None
+    assert attention_for(spec(), gpu) == ("flex_attention" if there else None)
+    assert attention_for(spec(boundaries="ignore"), gpu) is None
+    assert attention_for(spec(attention="sdpa"), gpu) == "sdpa"
+    model = tiny()
+    make_ready(model, spec(attention="eager"))
+    assert model.config._attn_implementation == "eager"
 
 
 def test_rows_longer_than_the_context_are_refused_unless_the_study_says_how() -> None:

@@ -212,4 +212,6 @@ def _block_mask(ids: torch.Tensor, window: int | None) -> Any:
         return inside if window is None else inside & (query - key < window)
 
     rows, length = ids.shape
-    return create_block_mask(seen, rows, None, length, length, device=ids.device)
+    # Uncompiled, it would first make the whole mask, of rows x length^2 bytes.
+    make = torch.compile(create_block_mask) if ids.device.type == "cuda" else create_block_mask
+    return make(seen, rows, None, length, length, device=ids.device)

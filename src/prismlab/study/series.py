@@ -65,7 +65,7 @@ def prefixes(study: Study) -> dict[str, tuple[str, int]]:
     The longest common part is taken. A run that is to save a snapshot within it goes by itself.
     """
     runs = [(name, spec) for name, spec in study.checkpoints.items() if isinstance(spec, TrainSpec)]
-    runs = [(name, spec) for name, spec in runs if stable_steps(spec)]
+    runs = [(name, spec) for name, spec in runs if spec.share_prefix and stable_steps(spec)]
     found: dict[str, tuple[str, int]] = {}
     for name, spec in runs:
         first = min(snapshots_of(spec.steps, spec.snapshots), default=spec.steps)
@@ -76,7 +76,7 @@ def prefixes(study: Study) -> dict[str, tuple[str, int]]:
             and stable_steps(other) <= min(stable_steps(spec), first - 1)
             and _trunk(other) == _trunk(spec)
         ]
-        if others and spec.share_prefix:
+        if others:
             step, shorter = max(others)
             found[name] = (shorter, step)
     return found

@@ -36,6 +36,9 @@ class ModelSide(Spec):
     boundaries: Literal["respect", "ignore"] = "respect"
     """``respect``: no document of a row sees another (attention, positions, Mamba's state), and none is asked for the
     first token of the next. ``ignore``: a row is one text. The reference study does not state its own."""
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    """Implementation of attention, by transformers' names. ``auto`` is ``flex_attention`` where boundaries are
+    respected on a GPU, since its block mask takes no memory by length squared, else the model's own."""
     train: Literal["all", "attention"] = "all"
     """``attention`` trains the projections of attention alone, for a long-context phase."""
     lora: LoraSpec | None = None
@@ -57,12 +60,14 @@ class ModelSide(Spec):
     a row stop the run."""
     share_prefix: bool = True
     """Go on from a shorter training of this study that is the same up to there: with a constant rate up to the shorter
-    one's end, with ``wsd`` up to its decay. The shorter one keeps its optimizer's state for it."""
+    one's end, with ``wsd`` up to its decay. The shorter one keeps its optimizer's state for it. False takes no part."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.lora is not None and self.train != "all":
             raise ValueError("'lora' and 'train: attention' exclude one another; name attention's layers in 'targets'")
+        if self.context_parallel > 1 and self.attention != "auto":
+            raise ValueError("'context_parallel' brings its own attention: leave 'attention' out")
         if self.lora is not None and self.context_parallel > 1:
             raise ValueError("'lora' and 'context_parallel' do not go together; set 'context_parallel: 1'")
         return self

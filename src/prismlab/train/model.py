@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ def make_ready(model: PreTrainedModel, spec: Mapping[str, Any]) -> None:
         boundaries.prepare(model)
     if int(spec["context_parallel"]) > 1:
         context.attach(model)
+    elif (chosen := attention_for(spec, model.device)) is not None:
+        model.set_attn_implementation(chosen)
     keep_dt(model)
     if spec["train"] == "attention":
         attention_alone(model)
@@ -47,6 +50,14 @@ def make_ready(model: PreTrainedModel, spec: Mapping[str, Any]) -> None:
     if spec["compile"]:
         for layer in layers(model):
             layer.compile()
+
+
+def attention_for(spec: Mapping[str, Any], device: torch.device) -> str | None:
+    """The implementation of attention that ``spec`` means on a device; None for the model's own."""
+    if spec["attention"] != "auto":
+        return str(spec["attention"])
+    masked_on_gpu = device.type == "cuda" and spec["boundaries"] == "respect" and importlib.util.find_spec("triton")
+    return "flex_attention" if masked_on_gpu else None
 
 
 def layers(model: PreTrainedModel) -> list[torch.nn.Module]:
