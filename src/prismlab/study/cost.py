@@ -149,7 +149,7 @@ def step_operations(
         return factor * (size or 0.0) * tokens, sampled
     if step.kind == "train":
         # On one device: where a loss goes in pieces depends on how many rows are done at a time.
-        return spec["steps"] * spec["rows"] * operations_of(shape, setting_of(spec, 1)).total, 0.0
+        return tokens / spec["seq_len"] * operations_of(shape, setting_of(spec, 1)).total, 0.0
     sampled = _sampled(shape, tokens, int(spec["max_new_tokens"]))
     return sampled + (_rl_training(shape, spec) if step.kind == "rl" else 0.0), sampled
 
