@@ -145,7 +145,7 @@ def _without_unit(text: str) -> tuple[str, str]:
 
 
 def foreign_digits(text: str) -> bool:
-    """Whether a text holds a digit of another script, or a fraction or power in one character; a parser may read these."""
+    """Whether a text holds digits of another script, or a fraction or power in one character: parsers may read them."""
     return any(ord(c) > 127 and c.isnumeric() for c in text)
 
 

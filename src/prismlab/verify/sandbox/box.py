@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from prismlab.errors import SandboxError
@@ -221,7 +221,7 @@ class Sandbox:
         words: dict[str, Status] = {"passed": "ended", "failed": "failed", "no_verdict": "fault"}
         return Values(status=words[judged.verdict], reason=judged.reason, values=found)
 
-    def _said(self, program: str, entry: str, arguments: Sequence[Any], limits: Limits) -> Iterator[Any]:
+    def _said(self, program: str, entry: str, arguments: Sequence[Any], limits: Limits) -> Generator[Any, None, None]:
         """What the program says to each call: a line that was read, None for one that cannot be; a text if it does
         not load."""
         session, trouble = self._loaded(program, limits)

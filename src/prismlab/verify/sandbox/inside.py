@@ -11,11 +11,17 @@ Jobs (marshal, from the parent, on descriptor 3) are dicts with ``mode``:
   requests.
 """
 
+from __future__ import annotations
+
 import builtins
 import marshal
 import os
 import resource
 import sys
+
+TYPE_CHECKING = False  # the module typing is not worth its milliseconds here
+if TYPE_CHECKING:
+    from typing import Any
 
 CONTROL = 3
 OUT_OF_MEMORY = 77
@@ -90,6 +96,13 @@ def status_of(end):
     return 1
 
 
+def show_error():
+    """By the interpreter's own printer, whatever a program has put in its place."""
+    kind, error, trace = sys.exc_info()
+    if kind is not None and error is not None:
+        sys.__excepthook__(kind, error, trace)
+
+
 def run_script(job):
     send(b"A")
     os.close(CONTROL)
@@ -102,8 +115,7 @@ def run_script(job):
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except BaseException:
-        # The interpreter's own printer: a program that has put another in its place is asked for it no more.
-        sys.__excepthook__(*sys.exc_info())
+        show_error()
         finish(1)
     finish(0)
 
@@ -166,7 +178,7 @@ class Answers:
 
 
 def load_plain():
-    space = {"__name__": "plain"}
+    space: dict[str, Any] = {"__name__": "plain"}
     exec(marshal.loads(PLAIN), space)
     return space
 
@@ -180,7 +192,7 @@ def run_calls(job):
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except BaseException as error:
-        sys.__excepthook__(*sys.exc_info())
+        show_error()
         sys.stderr.flush()
         send(plain["write"](["raised", type(error).__name__]).encode() + b"\n")
         os._exit(1)
@@ -248,14 +260,14 @@ class Remote:
         raise Refused("the program gave an object where a plain value was expected")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __contains__ = _refuse
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
 def put_back(old, new):
     """What the program did to an argument in place."""
-    if type(old) is list and type(new) is list:
+    if isinstance(old, list) and isinstance(new, list):
         old[:] = new
-    elif type(old) in (dict, set) and type(new) is type(old):
+    elif isinstance(old, (dict, set)) and type(new) is type(old):
         old.clear()
         old.update(new)
 
@@ -287,18 +299,15 @@ class Judge:
             return said[1]
         name = said[1] if type(said) is list and len(said) > 1 and type(said[1]) is str else "RuntimeError"
         kind = getattr(builtins, name, None)
-        known = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, OSError)
-        try:
-            error = kind("raised by the program") if known else None
-        except TypeError:
-            error = None
-        raise error or RuntimeError(f"the program raised {name[:60]}")
+        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, (OSError, UnicodeError)):
+            raise kind("raised by the program")
+        raise RuntimeError(f"the program raised {name[:60]}")
 
 
 class Names(dict):
     """Names of the tests; what they do not define is the standard library's, else the program's."""
 
-    judge = None
+    judge: Any = None
 
     def __missing__(self, name):
         if hasattr(builtins, name) or name.startswith("__"):

@@ -122,7 +122,8 @@ class RemoteSandbox:
             return Outcome(status="fault", reason=f"service: {error}", record=self.record)
 
     def _outcome(self, said: Mapping[str, Any], limits: Limits) -> Outcome:
-        status, code = said.get("status"), said.get("code")
+        status: Any = said.get("status")
+        code = said.get("code")
         if status not in get_args(Status) or not isinstance(code, (int, type(None))):
             raise _Fault("an answer without a known status")
         if status == "ended" and code != 0:
