@@ -12,16 +12,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo test test-all lint types clean bubblewrap
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed bubblewrap
 	$(BIN)/prism run studies/micro.yaml
 
-test: lint types
+test: bubblewrap lint types
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
-test-all: lint types
+test-all: bubblewrap lint types
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
@@ -47,6 +47,15 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 $(VENV)/.installed-dev: $(VENV)/.torch $(SOURCES)
 	$(PIP) -e ".[dev]"
 	touch $@ $(VENV)/.installed
+
+# Programs that a model wrote run in it. Installed where nobody has to be asked; elsewhere it says what to run, and only
+# the steps that run programs stop.
+BUBBLEWRAP = if command -v apt-get >/dev/null; then apt-get install -qq -y bubblewrap || { apt-get update -qq; \
+	apt-get install -qq -y bubblewrap; }; elif command -v dnf >/dev/null; then dnf install -q -y bubblewrap; else exit 1; fi
+bubblewrap:
+	@command -v bwrap >/dev/null || { if [ "$$(id -u)" = 0 ]; then sh -c '$(BUBBLEWRAP)'; \
+	else sudo -n sh -c '$(BUBBLEWRAP)' 2>/dev/null; fi; } \
+	|| echo "no bwrap: tasks that run programs need it; run  sudo apt-get install bubblewrap"
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

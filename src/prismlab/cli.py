@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from prismlab import cli_data, cli_eval, cli_judge, cli_plan, cli_train
+from prismlab import cli_data, cli_eval, cli_judge, cli_plan, cli_sandbox, cli_train
 
 app = typer.Typer(
     name="prism",
@@ -345,6 +345,7 @@ app.command(epilog=cli_judge.CLAIMS)(cli_judge.claims)
 app.command(epilog=cli_judge.ADVISE)(cli_judge.advise)
 app.command(epilog=cli_train.MODELS)(cli_train.models)
 app.add_typer(cli_data.app)
+app.add_typer(cli_sandbox.app)
 
 
 def _complain(text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from prismlab.data.normalise import word_texts
 from prismlab.data.rows import LETTERS, Row, encodable, file_rows, hub_rows, question_and_answer
-from prismlab.data.tests import tests_of
+from prismlab.data.tests import read_tests
 from prismlab.errors import DataError
 from prismlab.micro.retrieval import retrieval_questions
 from prismlab.micro.world import Question, task_questions
@@ -146,7 +146,7 @@ def _row_items(task: str, spec: Mapping[str, Any], rows: Iterable[Row]) -> Itera
         meta: dict[str, Any] = {}
         if spec["verifier"] == "tests":
             question, choices = row.text(spec["fields"]["question"]).strip(), None
-            answer, meta["tests"] = tests_of(row, spec["fields"]["answer"])
+            answer, meta["tests"] = read_tests(row, spec["fields"]["answer"])
         else:
             question, answer, choices = question_and_answer(row, spec["fields"])
         yield Item(

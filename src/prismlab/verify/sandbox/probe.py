@@ -82,7 +82,8 @@ def _prerequisites(level: str) -> None:
         )
 
 
-def _remedy(level: str, failed: Finding) -> str:
+def refusal(level: str, failed: Finding) -> str:
+    """What helps where a probe has failed."""
     if (
         level == "A"
         and failed.name == "start"
@@ -132,7 +133,7 @@ def open_sandbox(choice: str | None = None, place: Place | None = None) -> Box:
         box.close()
         raise SandboxError(
             f"the sandbox's level {choice} does not hold on this machine ({failed.name}: {failed.detail[:300]}): "
-            f"{_remedy(choice, failed)}"
+            f"{refusal(choice, failed)}"
         )
     return box
 
