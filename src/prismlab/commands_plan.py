@@ -129,6 +129,9 @@ def _show_trainings(loaded: LoadedStudy, asked: Asked, costs: Sequence[tuple[str
         say(f"\nno plan of devices for {', '.join(unknown)}: the shape of its base's model is not known here")
     if not plans:
         return
+    for name, spec in loaded.study.checkpoints.items():
+        if isinstance(spec, TrainSpec) and spec.lora is not None:
+            say(f"\n{name} trains adapters; it is reckoned as if all weights were trained, an upper bound")
     say("\ntrainings, a seed")
     table(
         ["checkpoint", "parameters", "steps x rows x tokens", "tokens", "operations", "attention", "again"],

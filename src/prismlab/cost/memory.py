@@ -16,7 +16,7 @@ from prismlab.cost.shapes import Attention, Mamba, Mlp, Part, Shape
 
 PIECE = 2**26
 """Logits (tokens x vocabulary) of a forward pass above which the loss computes them in pieces of this many."""
-RESERVED = {"cuda": 1.5e9, "cpu": 0.45e9}
+RESERVED = {"cuda": 1.5e9, "cpu": 0.5e9}
 """Bytes that a process needs before it has a model: CUDA's context and collectives; torch and transformers loaded."""
 COMPUTE = {"float32": 4, "bf16": 2}
 
