@@ -21,7 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prismlab.analyse import trajectory
 from prismlab.arith import trace
 from prismlab.data.corpus import write_corpus
-from prismlab.model.checkpoint import save_checkpoint
+from prismlab.errors import CheckpointError
+from prismlab.model.checkpoint import load_tokenizer, save_checkpoint
 from prismlab.model.tokens import tokenizer_hash
 from prismlab.run.step import Artifact, Silent
 from prismlab.study.checkpoints import TrainSpec
@@ -192,3 +193,30 @@ def test_of_two_processes_the_first_measures(tmp_path: Path) -> None:
     alone, _ = path_of(tmp_path, train(tmp_path, "alone", snapshots=3, keep_snapshots=False))
     # Sums over ranks are added in another order, which bf16 can turn into another neighbour.
     assert found["l2"] == pytest.approx(alone["l2"], rel=0.02)
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    manifest = json.loads((tmp_path / "corpus/manifest.json").read_text())
+    (tmp_path / "corpus/manifest.json").write_text(json.dumps({**manifest, "tokenizer": "another"}))
+    with pytest.raises(CheckpointError, match="built with another tokenizer than the checkpoint's: set the study's"):
+        train(tmp_path, "run")
+
+
+def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "start/model")
+    model.resize_token_embeddings(200)
+    save_checkpoint(model, load_tokenizer(tmp_path / "start/model"), tmp_path / "start/model")
+    with pytest.raises(CheckpointError, match="the tokenizer has 257 tokens, the model's embedding only 200 rows"):
+        train(tmp_path, "run")
+
+
+def test_a_class_that_nobody_has_shown_to_keep_documents_apart_is_refused_unless_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.setattr("prismlab.model.boundaries.DOCUMENTS_APART", ("granite",))
+    with pytest.raises(CheckpointError, match="set 'boundaries: ignore'"):
+        train(tmp_path, "respecting")
+    train(tmp_path, "ignoring", boundaries="ignore")
