@@ -37,17 +37,18 @@ import torch
 
 from prismlab.data.corpus import write_corpus
 from prismlab.micro.models import build_model, tiny_config
-from prismlab.model.checkpoint import save_checkpoint
+from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint
 from prismlab.model.tokens import build_byte_tokenizer, tokenizer_hash
 from prismlab.run.step import Artifact, Silent
 from prismlab.study.checkpoints import TrainSpec
 from prismlab.study.study import Study
 from prismlab.train import stage
+from prismlab.train.loss import row_losses
 from prismlab.train.saves import Saves
 
 CALLS = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "link", "unlink", "rmdir")
 TIMED = ("tokens_per_second", "mfu", "memory_mb", "seconds_left")
-STEPS, ROWS, LENGTH = 24, 4, 32
+STEPS, ROWS, LENGTH = 12, 2, 32
 
 
 def spec() -> dict[str, Any]:
@@ -58,14 +59,13 @@ def spec() -> dict[str, Any]:
         "steps": STEPS,
         "rows": ROWS,
         "seq_len": LENGTH,
-        "micro_rows": 2,
         "snapshots": 3,
         "keep_snapshots": False,
         "keep_master": True,
         "tensorboard": False,
         "optimizer": {"lr": 1e-3, "eps": 1e-8, "warmup": 3},
-        "save": {"every_steps": 2},
-        "monitor": {"heldout": ["text"], "every": 8, "documents": 2, "tokens": 32, "kl_positions": 8},
+        "save": {"every_steps": 1},
+        "monitor": {"heldout": ["text"], "every": 4, "documents": 2, "tokens": 32, "kl_positions": 8},
         "alarm": {"heldout_loss_up": 100.0},
     }
     return TrainSpec.model_validate(given).model_dump(mode="json", by_alias=True)
@@ -128,20 +128,18 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def void(_: object) -> None:
-    """Nothing."""
-
-
 class Bench:
     """One training, to be run and killed."""
 
     def __init__(self, root: Path, arch: str, threads: int) -> None:
         self.root, self.threads = root, threads
-        # In a fork too: a process that has once computed with threads cannot hand them down.
-        told = root / "config.json"
-        if ended(forked(lambda: void(told.write_text(json.dumps(prepare(root, arch)))), 1)):
-            raise SystemExit("the training could not be prepared")
-        self.config = json.loads(told.read_text())
+        # With one thread: a process that has once computed with more cannot hand them down to a fork. Everything is
+        # loaded here that a run would load, but for the backward pass, which no process may take before it forks.
+        torch.set_num_threads(1)
+        self.config = prepare(root, arch)
+        model, tokenizer = load_model(root / "start" / "model"), load_tokenizer(root / "start" / "model")
+        with torch.no_grad():
+            row_losses(model, torch.tensor([tokenizer("text")["input_ids"]]))
 
     def train(self, folder: Path) -> None:
         """Run the stage to its end in this process, keeping its last save."""
