@@ -7,13 +7,18 @@ clock on the wall says of short work is mostly waiting.
 prints what it measures and writes its numbers as JSON.
 
 packing   100k documents of log-normal length at 8,192 tokens a row, tokens moved: ours from the token cache on disk
-          (page cache warm) a shard of rows at a time, as a build does; trl's ``pack_dataset`` by ``bfd`` from an Arrow
-          table in memory, as one batch and by its default. Then our assignment alone at 100k, 1M and 5M documents.
+          (page cache warm) a shard of rows at a time, as a build does, in 16 and in 32 bits a token; trl's
+          ``pack_dataset`` by ``bfd`` from an Arrow table in memory (32 bits), as one batch, which fills rows as ours
+          does, and by its default of 1,000 documents, which pads ninety times as much. Then our assignment alone at
+          100k, 1M and 5M documents.
 tokens    Documents of ``--text`` (jsonl or txt, also .gz) into a corpus on disk, against ``encode_batch_fast`` of the
           tokenizers library on the same texts in memory; both use the threads that the library takes by itself.
 items     Evaluation items (``--items``, jsonl as ``prism data clean`` leaves in its work folder) looked for in the
           ``--text``, against reading the same text and normalising it into words, a process and a thread each.
 reading   A step's rows read from that corpus, against a training step of a model of 0.9M parameters.
+memory    Peak of resident memory of ``prism data build`` as a process of its own, over a generated source of
+          ``--gigabytes``, of which it takes a ``--share`` of the tokens; with ``--clean`` the source goes through
+          cleaning and exact deduplication first. Needs about 2 to 6 times the source's size on disk, in ``--dir``.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +40,7 @@ import numpy as np
 
 from prismlab.data.build import build_corpus
 from prismlab.data.cache import TokenCache
-from prismlab.data.corpus import Corpus
+from prismlab.data.corpus import Corpus, token_dtype
 from prismlab.data.fit import best_fit
 from prismlab.data.packing import best_fit_rows, pad_rows
 from prismlab.data.shards import shard_rows
@@ -43,6 +49,8 @@ from prismlab.study.spec import SourceSpec
 from prismlab.study.world import MicroSpec
 
 SEQ_LEN, DOCUMENTS = 8192, 100_000
+VOCABS = (49_152, 100_000)
+"""Token ids: as many as Granite 3.3's tokenizer has, which fit 16 bits, and more, which do not."""
 REPEATS = 3
 
 
@@ -59,9 +67,10 @@ def lengths_of(documents: int) -> np.ndarray:
     return np.clip(drawn.astype(np.int64), 1, SEQ_LEN)
 
 
-def cache_of(lengths: np.ndarray, folder: Path) -> TokenCache:
+def cache_of(lengths: np.ndarray, folder: Path, vocab: int) -> TokenCache:
     """A token cache with documents of these lengths, in parts as a build writes them."""
-    tokens = np.random.default_rng(1).integers(0, 100_000, int(lengths.sum()), dtype=np.uint32)
+    dtype = token_dtype(vocab)
+    tokens = np.random.default_rng(1).integers(0, vocab, int(lengths.sum()), dtype=dtype)
     ends = np.append(0, np.cumsum(lengths))
 
     def encode(parts: Any) -> Any:
@@ -72,7 +81,7 @@ def cache_of(lengths: np.ndarray, folder: Path) -> TokenCache:
             yield SimpleNamespace(tokens=tokens[ends[at] : ends[stop]], lengths=lengths[at:stop], prompts=none)
             at = stop
 
-    stand_in: Any = SimpleNamespace(encoder=SimpleNamespace(dtype=np.dtype("<u4")), encode=encode)
+    stand_in: Any = SimpleNamespace(encoder=SimpleNamespace(dtype=dtype), encode=encode)
     document = SimpleNamespace(text=" " * 4000)
     cache = TokenCache(folder, stand_in, lambda: [document] * len(lengths), dict)  # type: ignore[arg-type]
     cache.ensure(lambda: False)
@@ -88,11 +97,12 @@ def packing(folder: Path) -> dict[str, Any]:
     datasets.disable_progress_bars()
     lengths = lengths_of(DOCUMENTS)
     total = int(lengths.sum())
-    cache = cache_of(lengths, folder / "cache")
+    caches = {vocab: cache_of(lengths, folder / f"cache-{vocab}", vocab) for vocab in VOCABS}
 
-    def ours() -> int:
-        layout, each = best_fit_rows(lengths, SEQ_LEN), shard_rows(SEQ_LEN, np.dtype("<u4"))
-        buffer = np.empty((each, SEQ_LEN), np.uint32)
+    def ours(vocab: int) -> int:
+        cache, dtype = caches[vocab], token_dtype(vocab)
+        layout, each = best_fit_rows(lengths, SEQ_LEN), shard_rows(SEQ_LEN, dtype)
+        buffer = np.empty((each, SEQ_LEN), dtype)
         for first in range(0, layout.rows, each):
             part = layout.take(np.arange(first, min(first + each, layout.rows)))
             rows = buffer[: part.rows]
@@ -111,7 +121,7 @@ def packing(folder: Path) -> dict[str, Any]:
 
     best_fit(lengths[:10], SEQ_LEN)
     ways: dict[str, Callable[[], int]] = {
-        "ours": ours,
+        **{f"ours_{token_dtype(vocab).name}": lambda vocab=vocab: ours(vocab) for vocab in VOCABS},
         "trl_one_batch": lambda: trl(batch_size=DOCUMENTS),
         "trl_default": trl,
     }
@@ -124,7 +134,8 @@ def packing(folder: Path) -> dict[str, Any]:
             rows[name], seconds = timed(way)
             wall[name].append(seconds)
             found[name].append(time.process_time() - begun)
-    cache.close()
+    for cache in caches.values():
+        cache.close()
     result = {
         name: {
             "seconds": [round(one, 3) for one in wall[name]],
@@ -135,8 +146,10 @@ def packing(folder: Path) -> dict[str, Any]:
         for name, seconds in found.items()
     }
     ratios = {
-        f"{name}_{clock}": statistics.median(a / b for a, b in zip(times[name], times["ours"], strict=True))
+        f"{ours_} / {name}, {clock}": statistics.median(a / b for a, b in zip(times[name], times[ours_], strict=True))
+        for ours_ in ways
         for name in ("trl_one_batch", "trl_default")
+        if ours_.startswith("ours")
         for clock, times in (("cpu", found), ("wall", wall))
     }
     growth = {}
@@ -281,12 +294,45 @@ def items(files: list[Path], item_files: list[Path], repeat: int) -> dict[str, A
     }
 
 
+def memory(folder: Path, gigabytes: float, share: float, clean: bool) -> dict[str, Any]:
+    """Peak memory and time of a build over one large file."""
+    chosen, size, wanted = np.random.default_rng(0), 0, int(gigabytes * 1e9)
+    words = [bytes(chosen.integers(97, 123, chosen.integers(2, 9)).astype(np.uint8)).decode() for _ in range(5000)]
+    texts = [" ".join(words[at] for at in chosen.integers(0, 5000, chosen.integers(20, 2000))) for _ in range(400)]
+    with (folder / "big.jsonl").open("w", encoding="utf-8") as file:
+        while size < wanted:
+            size += file.write(f'{{"text": "{size} {texts[size % 400]} {texts[size // 7 % 400]}"}}\n')
+    source = "{files: [big.jsonl], domain: web" + (", dedup: exact}" if clean else "}")
+    (folder / "big.yaml").write_text(f"sources: {{big: {source}}}\nmixtures: {{all: {{weights: {{big: 1}}}}}}\n")
+    arguments = [sys.executable, "-m", "prismlab", "data", "build", "big.yaml", "all", "--tokenizer", "bytes"]
+    arguments += ["--tokens", str(int(size * share)), "--out", "corpus", "--json"]
+    start = time.perf_counter()
+    quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    command = ["env", "-C", str(folder), *arguments]
+    process = os.posix_spawn("/usr/bin/env", command, dict(os.environ), file_actions=quiet)
+    _, status, used = os.wait4(process, 0)
+    if status:
+        raise SystemExit(f"the build ended with {os.waitstatus_to_exitcode(status)}")
+    return {
+        "source_gigabytes": size / 1e9,
+        "share": share,
+        "cleaned": clean,
+        "peak_megabytes": used.ru_maxrss / 1024,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["packing", "tokens", "reading"])
     parser.add_argument("--text", nargs="+", type=Path, default=[], help="files for 'tokens' and 'reading'")
     parser.add_argument("--items", nargs="+", type=Path, default=[], help="files of items for 'items'")
     parser.add_argument("--repeat", type=int, default=1, help="times that 'items' reads the text")
+    parser.add_argument("--gigabytes", type=float, default=10.0, help="size of the source of 'memory'")
+    parser.add_argument("--share", type=float, default=0.1, help="share of it that 'memory' builds a corpus of")
+    parser.add_argument("--clean", action="store_true", help="'memory' with cleaning")
+    parser.add_argument("--dir", type=Path, help="where temporary files go")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if not asked.text and {"tokens", "reading", "items"} & set(asked.parts):
@@ -294,7 +340,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "machine": {"cpus": os.cpu_count(), "load_before": os.getloadavg(), "python": platform.python_version()}
     }
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory(dir=asked.dir) as name:
         folder = Path(name)
         if "packing" in asked.parts:
             found["packing"] = packing(folder)
@@ -304,6 +350,8 @@ def main() -> None:
             found["reading"] = reading(folder / "concat-0")
         if "items" in asked.parts:
             found["items"] = items(asked.text, asked.items, asked.repeat)
+        if "memory" in asked.parts:
+            found["memory"] = memory(folder, asked.gigabytes, asked.share, asked.clean)
     found["machine"]["load_after"] = os.getloadavg()
     print(json.dumps(found, indent=1))
     if asked.out:

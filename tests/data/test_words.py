@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prismlab.data import grams as grams_module
 from prismlab.data import words
 from prismlab.data.grams import Batch, Grams
-from prismlab.data.normalise import BREAK_CHAR, word_texts
+from prismlab.data.normalise import BREAK_CHAR, folded_words, word_texts
 from prismlab.data.words import B, C, Words, grams, words_of
 
 fast = pytest.mark.skipif(words.compiled() is None, reason="numba is not installed")
@@ -143,3 +143,9 @@ def test_texts_read_together_stay_apart() -> None:
     counts = (batch.template_last - batch.template_first).tolist()
     assert counts == [1, 2, 0, 1], "a number that ends a text and one that begins the next are two"
     assert len(hashes) == sum(counts) + 3
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60), st.sampled_from([None, "", "'-", "'’‘ʼ`´-‐‑–"]))
+@settings(max_examples=300, deadline=None)
+def test_plain_text_is_split_as_the_table_does(text: str, joined: str | None) -> None:
+    assert word_texts(text, joined) == folded_words(text, joined)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,10 @@ def _work(documents: Sequence[Document]) -> Encoded:
     return encode_documents(_encoder, documents)
 
 
+AHEAD = 2
+"""Parts under way for each process: while one is encoded another is read or written."""
+
+
 class Encoders:
     """Encodes parts in order, in this process (with the tokenizer's own threads) or in several (a thread each).
 
@@ -132,10 +136,13 @@ class Encoders:
 
     def __init__(self, encoder: Encoder, workers: int = 1) -> None:
         self.encoder, self.workers = encoder, workers
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Executor | None = None
 
-    def _processes(self) -> ProcessPoolExecutor:
-        if self._pool is None:
+    def _begun(self) -> Executor:
+        if self._pool is None and self.workers == 1:
+            # The tokenizer works without the interpreter's lock, and a long document keeps but one of its threads busy.
+            self._pool = ThreadPoolExecutor(AHEAD)
+        elif self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self.workers,
                 multiprocessing.get_context("spawn"),
@@ -145,14 +152,12 @@ class Encoders:
         return self._pool
 
     def encode(self, parts: Iterable[Sequence[Document]]) -> Iterator[Encoded]:
-        """The tokens of each part, in their order; of several processes' work, two parts each are under way."""
-        if self.workers == 1:
-            yield from (encode_documents(self.encoder, part) for part in parts)
-            return
-        pool, under_way = self._processes(), deque[Future[Encoded]]()
+        """The tokens of each part, in their order; two parts a process are under way."""
+        pool, under_way = self._begun(), deque[Future[Encoded]]()
         for part in parts:
-            under_way.append(pool.submit(_work, part))
-            if len(under_way) >= 2 * self.workers:
+            here = self.workers == 1
+            under_way.append(pool.submit(encode_documents, self.encoder, part) if here else pool.submit(_work, part))
+            if len(under_way) >= AHEAD * self.workers:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()

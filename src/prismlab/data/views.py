@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prismlab.data.grams import Batch, Grams, together
 from prismlab.data.items import Item
-from prismlab.data.words import WORD, C, Hashes, Ints, Words, grams, signatures, spelled
+from prismlab.data.words import WORD, C, Hashes, Ints, Words, grams, signatures, spelled, words_of
 
 SHORTEST = 8
 """Words of the shortest sequence that is looked for."""
@@ -47,10 +47,17 @@ def _forms(item: Item, n: int) -> Iterator[tuple[str, str]]:
     # Words between spaces are words at least: most questions need no more, and would be in memory four times.
     if sum(1 for _ in _ONE.finditer(item.stem)) >= n:
         return
-    yield "short", f"{item.stem}\n{item.right}"
-    yield "short", f"{item.stem}\nAnswer: {item.right}"
+    behind = [item.right, f"Answer: {item.right}"]
     if item.choices is not None:
-        yield "short", f"{item.stem}\n{item.texts()['choices'][0]}"
+        # As a list of its own, and as the item is shown, with whatever stands before its choices.
+        behind += [item.texts()["choices"][0], item.question.partition(item.stem)[2]]
+    yield from (("short", f"{item.stem}\n{_first(text, n - 1)}") for text in behind)
+
+
+def _first(text: str, words: int) -> str:
+    """The first words of a text: fewer than an n-gram, so that none is of what stands behind a stem alone."""
+    stops = words_of(text).stops
+    return text[: int(stops[words - 1])] if len(stops) > words else text
 
 
 def _telling(words: Words) -> NDArray[np.bool_]:
@@ -154,8 +161,6 @@ class Views:
             least = SHORTEST if self.parts[part][1] == "question" else self.n
             if lengths[text] < least or (weak[stem] if text == stem else self._short[text] and not weak[stem]):
                 continue
-            if self._short[text] and lengths[text] - lengths[stem] > self.n:
-                continue  # What follows is looked for by itself.
             for form in range(len(FORMS)):
                 sign = int(signs[form][text])
                 if (part, sign) not in seen:
