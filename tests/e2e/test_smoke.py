@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 STUDY = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 KINDS = {
     "base", "corpus", "train", "merge", "scoring", "prompts", "rl", "evaluation", "weights", "direction", "states",
-    "cka", "behaviour", "trajectory", "landscape", "claims", "report",
+    "cka", "behaviour", "trajectory", "landscape", "frontier", "claims", "report",
 }  # fmt: skip
 
 pytestmark = pytest.mark.e2e

@@ -27,7 +27,7 @@ from prismlab.run.step import Artifact, Silent
 from prismlab.train.saves import Saves
 
 STEPS = 6
-PHASES = ("sampling", "verification", "update", "save")
+PHASES = ["verification", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sampling", "update", "save"))]
 TIMED = ("seconds", "seconds_sampling")
 
 
@@ -204,6 +204,7 @@ def test_a_damaged_save_is_passed_over(go: Callable[..., Any], tmp_path: Path) -
     assert end_state(tmp_path / "again") == end_state(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_save_of_another_run_is_not_taken_up(go: Callable[..., Any], tmp_path: Path) -> None:
     killed(go, tmp_path / "killed", tmp_path / "scratch", "update", 6)
     go(tmp_path / "other", tmp_path / "scratch", seed=4)
@@ -212,6 +213,7 @@ def test_a_save_of_another_run_is_not_taken_up(go: Callable[..., Any], tmp_path:
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_measured_snapshots_go_on(go: Callable[..., Any], tmp_path: Path) -> None:
     changes = {"snapshots": 3, "keep_snapshots": False}
     go(tmp_path / "whole", None, **changes)
