@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from built_study import build, write_study
 from typer.testing import CliRunner
 
 from prismlab.cli import app
-from prismlab.errors import SpecError
+from prismlab.errors import DataError, SpecError
 from prismlab.run.step import Silent
 from prismlab.study.load import load_study
 from prismlab.study.plan import plan_study
@@ -179,3 +182,63 @@ def test_claims_on_a_study_ends_well_and_names_what_is_missing(run: tuple[Path, 
     assert isinstance(prism("claims").exception, SpecError)
     assert isinstance(prism("claims", file, "--reference").exception, SpecError)
     assert isinstance(prism("claims", file, "--runs", root.parent / "none").exception, Exception)
+
+
+def judged(folder: Path, right: int, config: dict[str, Any] | None, n: int = 400) -> Path:
+    """Rows of a suite as 'prism eval' leaves them: one an item, and how they were made beside them."""
+    folder.mkdir()
+
+    def row(i: int) -> dict[str, Any]:
+        item = {"task": "hellaswag", "item_id": str(i), "problem": str(i), "question": f"q{i}"}
+        return {**item, "sample": 0, "score": float(i < right)}
+
+    rows = [row(i) for i in range(n)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "samples.parquet")
+    if config is not None:
+        (folder / "record.json").write_text(json.dumps({"schema": 1, "config": config, "metrics": {}}))
+    return folder / "samples.parquet"
+
+
+SUITE: dict[str, Any] = {
+    "suite": "retention", "benchmarks": {"hellaswag": {"items": 400, "hash": "1f", "metric": "acc_norm", "shots": 0}},
+    "template": "think", "seed": 0, "dtype": "float32", "excluded": None,
+}  # fmt: skip
+
+
+def hellaswag(**changes: Any) -> dict[str, Any]:
+    return {"benchmarks": {"hellaswag": {**SUITE["benchmarks"]["hellaswag"], **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"benchmarks": {"hellaswag": {**SUITE["benchmarks"]["hellaswag"], "hash": "2e"}}},
+            r"benchmarks\.hellaswag\.hash",
+        ),
+        (
+            {"benchmarks": {"hellaswag": {**SUITE["benchmarks"]["hellaswag"], "shots": 5}}},
+            r"hellaswag\.shots is 0 .* 5",
+        ),
+        ({"temperature": 1.0}, "temperature is null for old, 1.0 for new"),
+        ({"excluded": {"items": 3, "hash": "aa"}}, "excluded"),
+    ],
+)
+def test_suites_judged_on_other_items_or_otherwise_are_refused(tmp_path: Path, changed: Any, message: str) -> None:
+    old, new = judged(tmp_path / "a", 240, SUITE), judged(tmp_path / "b", 240, {**SUITE, **changed})
+    found = prism("gate", "old", "new", "--rows-base", old, "--rows-new", new)
+    assert isinstance(found.exception, DataError)
+    assert re.search(message, str(found.exception))
+
+
+def test_suites_judged_alike_are_compared_item_by_item(tmp_path: Path) -> None:
+    old, kept = judged(tmp_path / "a", 240, SUITE), judged(tmp_path / "b", 240, SUITE)
+    lost, bare = judged(tmp_path / "c", 200, SUITE), judged(tmp_path / "d", 240, None)
+    assert prism("gate", old, kept, "--margin", "3").exit_code == 0
+    assert prism("gate", old, kept, "--margin", "0.2").exit_code == 3
+    found = prism("gate", old, lost, "--margin", "3", "--json")
+    assert (found.exit_code, json.loads(found.stdout)["compared"][0]["tasks"]["hellaswag"]["worse"]) == (4, 40)
+    trusted = prism("gate", "old", "bare", "--rows-base", old, "--rows-new", bare, "--margin", "3")
+    assert trusted.exit_code == 0
+    assert "on trust" in " ".join(trusted.stdout.split())
+    assert isinstance(prism("gate", old, judged(tmp_path / "e", 240, SUITE, n=399)).exception, DataError)
