@@ -39,7 +39,7 @@ def gate(
         from prismlab.built import built
 
         there = built(Path(what[0]), out=runs)
-        named = [name for name, spec in there.study.evaluations.items() if spec.tasks]
+        named = [name for name, spec in there.study.evaluations.items() if spec.tasks or spec.suite]
         pairs = tool.sides_of_study(there.of("evaluation"), named, suite, (reference, checkpoint))
     else:
         raise SpecError("gate: name BASE and NEW with their rows, or a STUDY with --reference and --checkpoint")

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prismlab.data.sources import heldout_texts
 from prismlab.errors import DataError
 from prismlab.evaluate import text as text_loss
+from prismlab.evaluate.asked import Answers, Asked, answer, ask, metrics_of
 from prismlab.evaluate.draw import draw_of, files_of
+from prismlab.evaluate.judged import write_choices
 from prismlab.evaluate.sampled import aggregate
+from prismlab.evaluate.suite_base import Wish
+from prismlab.evaluate.suites import suite_named
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.model.served import served_sampler
 from prismlab.run.step import Artifact, Json, Progress, Result
 from prismlab.score import write_rows
 from prismlab.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SUITE_FILES = "@suite"
+"""Where ``config["files"]`` has the files of a suite."""
 
 
 def _texts(config: Mapping[str, Json], inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
@@ -37,6 +47,39 @@ def _of_a_length(config: Mapping[str, Json]) -> dict[str, Json]:
     return {name: task for name, task in tasks.items() if (task.get("micro") or {}).get("tokens") is not None}
 
 
+def _wish(config: Mapping[str, Json]) -> Wish:
+    spec = config["spec"]["suite"]
+    names = ("limit", "shots", "samples", "temperature", "top_p", "max_new_tokens")
+    given: dict[str, Any] = {name: spec[name] for name in names}
+    given |= {"benchmarks": tuple(spec["benchmarks"]), "lengths": tuple(spec["lengths"])}
+    return Wish(**given, template=config["template"], seed=int(config["seed"]))
+
+
+def _asked(config: Mapping[str, Json], tokenizer: PreTrainedTokenizerBase) -> Asked | None:
+    """What the evaluation's suite asks; None for one of tasks."""
+    suite = config["spec"].get("suite")
+    if suite is None:
+        return None
+    return ask(
+        suite_named(suite["name"]), _wish(config), files_of(config, SUITE_FILES) or [], config["micro"], tokenizer
+    )
+
+
+def _suite_rows(
+    asked: Asked, answers: Answers, config: Mapping[str, Json], out: Path
+) -> tuple[list[dict[str, Any]], dict[str, Json]]:
+    """Rows that count and the metrics of a suite; items in training data are kept apart, in ``excluded.parquet``."""
+    pairs = (text.partition("/") for text in config["spec"]["suite"]["exclude"])
+    excluded = frozenset((task, item) for task, _, item in pairs)
+    apart = [row for row in answers.rows if (row["task"], row["item_id"]) in excluded]
+    if apart:
+        write_rows(apart, out / "excluded.parquet")
+    if answers.choices:
+        write_choices(answers.choices, out / "choices.parquet")
+    rows = [row for row in answers.rows if (row["task"], row["item_id"]) not in excluded]
+    return rows, {**metrics_of(asked, answers, excluded), "benchmarks": asked.facts()}
+
+
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """See the house plan for config, inputs, files and metrics.
 
@@ -50,9 +93,19 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     """
     texts, draw = _texts(config, inputs), draw_of(config)
     folder = inputs["checkpoint"].model
-    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype="float32")
-    progress.start(draw.samples, "samples")
-    rows = draw.rows(model, tokenizer, progress, served_sampler(config, folder, tokenizer))
+    tokenizer = load_tokenizer(folder)
+    # Items are read before the model is loaded: a missing set is told early.
+    asked = _asked(config, tokenizer)
+    model = load_model(folder, dtype="float32")
+    if asked is not None:
+        scratch = config.get("scratch")
+        answers = answer(asked, lambda: (model, tokenizer), None if scratch is None else Path(scratch), progress)
+        rows, scores = _suite_rows(asked, answers, config, out)
+    else:
+        progress.start(draw.samples, "samples")
+        rows = draw.rows(model, tokenizer, progress, served_sampler(config, folder, tokenizer))
+        lengths = {name: int(task["micro"]["tokens"]) for name, task in _of_a_length(config).items()}
+        scores = aggregate(rows, lengths)
     write_rows(rows, out / "samples.parquet")
     documents: list[dict[str, Any]] = []
     losses: dict[str, Json] = {}
@@ -63,7 +116,6 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         losses[name] = text_loss.bits_per_byte(mine, derive_seed(config["seed"], "text", name))
         documents += mine
     text_loss.write_rows(documents, out / "text.parquet")
-    lengths = {name: int(task["micro"]["tokens"]) for name, task in _of_a_length(config).items()}
-    metrics = {**aggregate(rows, lengths), "text": losses}
+    metrics = {**scores, "text": losses}
     tokens = sum(row["tokens"] for row in rows) + sum(row["tokens"] for row in documents)
     return Result(metrics=metrics, tokens=tokens)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prismlab.study.checkpoints import CheckpointSpec, MergeSpec, RLSpec, TrainSpec
 from prismlab.study.explain import problem
+from prismlab.study.fits import model_problems
 from prismlab.study.rl import PromptSpec
 from prismlab.study.series import owner, snapshot_problems
 from prismlab.study.spec import MixtureSpec, SourceSpec, TaskSpec
@@ -193,7 +194,7 @@ def _cleaning(study: Study) -> Iterator[str]:
 
 
 def _gates(study: Study) -> Iterator[str]:
-    sampled = [name for name, spec in study.evaluations.items() if spec.tasks]
+    sampled = [name for name, spec in study.evaluations.items() if spec.tasks or spec.suite]
     for name, spec in study.gates.items():
         here = f"gates.{name}"
         yield from _refer(f"{here}.evaluation", [spec.evaluation], sampled, "evaluation with tasks")
@@ -207,7 +208,12 @@ def _gates(study: Study) -> Iterator[str]:
         what = f"checkpoint among those of evaluation {spec.evaluation!r}:"
         yield from _refer(f"{here}.reference", [spec.reference], judged, what)
         yield from _refer(f"{here}.checkpoints", spec.checkpoints or [], judged, what)
-        yield from _refer(f"{here}.margins", spec.margins, evaluation.tasks, "task of its evaluation:")
+        yield from _refer(
+            f"{here}.margins",
+            spec.margins,
+            evaluation.suite.names if evaluation.suite else evaluation.tasks,
+            "task of its evaluation:",
+        )
         if not set(judged if spec.checkpoints is None else spec.checkpoints) - {spec.reference}:
             yield f"{here}: no checkpoint is left to hold against {spec.reference!r}; name one in 'checkpoints'"
         for held in _above(study, spec.reference) if spec.action == "stop" else ():
@@ -286,7 +292,7 @@ def cross_problems(study: Study) -> list[str]:
         found.append(
             f"{cycle[0]}: a cycle, so nothing can come first: {' <- '.join(cycle)}; cut it at one 'from' or 'by'"
         )
-    return found
+    return found or list(model_problems(study))
 
 
 def _origin(spec: TaskSpec | SourceSpec, files: Sequence[Path]) -> set[object]:

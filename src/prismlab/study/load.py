@@ -16,6 +16,7 @@ from prismlab.study.explain import problem, problems_of, raise_first
 from prismlab.study.include import Merged, MixtureFile, is_study, read_merged
 from prismlab.study.spec import BaseSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
+from prismlab.study.suites import FILE_SUFFIXES
 
 TASK_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 """Files that a task can be read from."""
@@ -103,6 +104,16 @@ def _checkpoints(study: Study, folder: Path) -> dict[str, Sequence[Path]]:
     return files
 
 
+def _suites(study: Study, folder: Path) -> dict[str, Sequence[Path]]:
+    """Files of suites, as far as a chosen benchmark may be read from them."""
+    files: dict[str, Sequence[Path]] = {}
+    for name, spec in study.evaluations.items():
+        if spec.suite is not None and spec.suite.files:
+            where = f"evaluations.{name}.suite.files"
+            files[f"evaluations.{name}"] = spec.suite.wanted(_matches(folder, spec.suite.files, FILE_SUFFIXES, where))
+    return files
+
+
 def load_study(path: Path | str) -> LoadedStudy:
     """Read and check a study file with what it includes.
 
@@ -122,7 +133,7 @@ def _load(path: Path, merged: Merged) -> LoadedStudy:
     raise_first(path, cross_problems(study))
     files = _named_files(merged, path, study.sources, study.tasks)
     try:
-        files |= _checkpoints(study, path.resolve().parent)
+        files |= _checkpoints(study, path.resolve().parent) | _suites(study, path.resolve().parent)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
     return LoadedStudy(study=study, path=path.resolve(), files=files)

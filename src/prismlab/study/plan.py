@@ -22,6 +22,7 @@ from prismlab.study.running import HOW
 from prismlab.study.series import owner, prefixes
 from prismlab.study.spec import EvaluationSpec
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
+from prismlab.study.suites import SUITE_FILES, bare
 
 MACHINE_TEXT = ("web", "code-text", "chat")
 """Micro domains whose text is found on the machine, so that its hash belongs to the fingerprint."""
@@ -283,9 +284,13 @@ class Builder:
         spec = self.study.evaluations[name]
         data, paths = self.data(spec.text, spec.tasks)
         paths["paths"] |= self.served(spec.server)
+        files = self.files_of("evaluations", name)
+        if spec.suite is not None:
+            data["content"][SUITE_FILES] = self._listing("evaluations", name)
+            paths["paths"][SUITE_FILES] = [str(file) for file in files]
         config = {
             # Which checkpoints are evaluated changes nothing about any one of them.
-            "spec": {**_json(spec), "checkpoints": None},
+            "spec": {**_json(spec), "checkpoints": None, "suite": bare(spec.suite, files)},
             "heldout": self.study.heldout,
             "template": self.study.template,
             "name": name,

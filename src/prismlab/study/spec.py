@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from prismlab.cost.names import hub_id
 from prismlab.data.recipe_list import RECIPES
+from prismlab.study.suites import SuiteSpec
 from prismlab.study.world import MicroSource, MicroTask, Spec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -321,6 +322,8 @@ class EvaluationSpec(Spec):
     text_tokens: Annotated[int, Field(ge=2, le=LARGEST)] = 4096
     """Tokens a document is cut to. Not more than the rows that the checkpoints were trained on: the loss behind them
     tells how a model bears positions that it has never seen, not how well it knows the text."""
+    suite: SuiteSpec | None = None
+    """A suite of benchmarks in place of ``tasks``, with its own items and sampling."""
     checkpoints: list[str] | None = None
     """Which checkpoints; null for all."""
     server: Name | None = None
@@ -328,6 +331,8 @@ class EvaluationSpec(Spec):
 
     @model_validator(mode="after")
     def _something(self) -> EvaluationSpec:
-        if not self.tasks and not self.text:
-            raise ValueError("name at least one of 'tasks' and 'text'")
+        if not self.tasks and not self.text and self.suite is None:
+            raise ValueError("name at least one of 'tasks', 'suite' and 'text'")
+        if self.suite is not None and (self.tasks or self.server is not None):
+            raise ValueError("'suite' excludes 'tasks' and 'server': give it an evaluation of its own")
         return self
