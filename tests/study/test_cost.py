@@ -146,9 +146,7 @@ def test_the_plan_of_the_reference_study(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_plan_that_cannot_fit_names_what_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nearest = (
-        r"mid-mc needs 45\.\d GB.*128 devices of 36 GB.*\(33\.\d GB\) is mesh\.shard: 32 instead of 8$"
-    )
+    nearest = r"mid-mc needs 45\.\d GB.*128 devices of 36 GB.*\(33\.\d GB\) is mesh\.shard: 32 instead of 8$"
     with pytest.raises(SpecError, match=nearest):
         plan_text(capsys, tmp_path, STUDY, devices=128, memory_gb=36.0)
     with pytest.raises(
