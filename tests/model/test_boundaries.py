@@ -202,3 +202,19 @@ def test_a_class_that_nobody_has_shown_is_refused_with_the_remedy() -> None:
 
 def test_every_known_class_is_tested() -> None:
     assert set(DOCUMENTS_APART) == {tiny(arch).config.model_type for arch in ARCHITECTURES} | {"qwen2", "qwen3"}
+
+
+def test_kernels_are_told_where_documents_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU with Mamba's kernels is given; the kernels themselves need one."""
+    monkeypatch.setattr("prismlab.model.boundaries.kernels_know_documents", lambda device: True)
+    model, ids = tiny("nemotron-h"), several()
+    forwards = [mixer.forward for mixer in mamba_mixers(model)]
+    prepare(model)
+    assert [mixer.forward for mixer in mamba_mixers(model)] == forwards, "kernels need no help"
+    packed = Packed.of(ids)
+    assert packed is not None
+    given_ = arguments(model, packed)
+    assert "documents" not in given_
+    assert given_["seq_idx"].dtype == torch.int32
+    assert given_["seq_idx"].tolist() == ids.tolist()
+    assert "seq_idx" not in arguments(tiny("llama"), packed)

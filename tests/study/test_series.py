@@ -140,3 +140,46 @@ def test_the_plan_says_who_goes_on_from_whom_and_counts_tokens_once(tmp_path: Pa
     assert (middle.inputs["prefix"], long.inputs["prefix"]) == (short.id, middle.id)
     assert (middle.config["prefix"], long.config["prefix"]) == ({"step": 10}, {"step": 20})
     assert [step_tokens(step) for step in (short, middle, long)] == [10 * 4 * 16] * 3
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (
+            {"seq_len": 4096},
+            "rows of 4096 tokens are longer than the 2048 that 'base' was made for; say how with 'rope'",
+        ),
+        ({"seq_len": 4096, "allow_longer": True}, None),
+        ({"seq_len": 4096, "rope": {"theta": 1e6}}, None),
+        ({"seq_len": 2048}, None),
+        ({"seq_len": 8192, "from": "longer"}, "rows of 8192 tokens are longer than the 4096 that 'longer'"),
+        ({"seq_len": 4096, "from": "longer"}, None),
+        ({"seq_len": 6144, "from": "stretched"}, None),
+        ({"seq_len": 6145, "from": "stretched@5"}, "longer than the 6144 that 'stretched@5'"),
+        ({"seq_len": 4096, "from": "llama-hub"}, None),
+        ({"seq_len": 8193, "from": "nemotron"}, "longer than the 8192 that 'nemotron'"),
+        ({"seq_len": 10**6, "from": "unknown"}, None),
+        ({"context_parallel": 2, "nproc": 2, "launch": "torchrun", "from": "nemotron"}, "'nemotron' has Mamba layers"),
+        ({"context_parallel": 2, "nproc": 2, "launch": "torchrun"}, None),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_before_anything_is_read(
+    tmp_path: Path, run: dict[str, Any], says: str | None
+) -> None:
+    given = {
+        "longer": {**RUN, "steps": 5, "seq_len": 4096, "allow_longer": True},
+        "stretched": {**RUN, "steps": 5, "snapshots": 1, "rope": {"scaling": "yarn", "factor": 3.0}},
+        "asked": {**RUN, "steps": 5, **run},
+    }
+    bases = {
+        **STUDY["bases"],
+        "llama-hub": {"checkpoint": "llama-3.1-8b"},
+        "nemotron": {"checkpoint": "nemotron-h-8b"},
+        "unknown": {"checkpoint": "owner/name@main"},
+    }
+    data = study(bases=bases, tokenizer="tiny", checkpoints={**STUDY["checkpoints"], **given})
+    if says is None:
+        loaded(tmp_path, data)
+        return
+    with pytest.raises(SpecError, match=says):
+        loaded(tmp_path, data)
