@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from prismlab.errors import EndBranch, PrismError, StoreError, place_trouble
+from prismlab.run.nodes import torchrun_command
 from prismlab.run.record import git, peak_memory_mb, reset_peak_memory, versions
 from prismlab.run.step import Artifact, Progress, Result, Stage
 from prismlab.run.store import Store
 
 EVENT = "@prism "
 """Marks the lines by which a process under torchrun tells its progress."""
-_KILLED = re.compile(r"failed \(exitcode: -(\d+)\)")
-"""How torchrun tells that a process died of a signal."""
+_KILLED = re.compile(r"failed \(exitcode: -(\d+)\) local_rank: (\d+) \(pid: (\d+)\)")
+"""How torchrun tells that a process died of a signal: which signal, which process."""
+FAULT_FILE = "PRISM_FAULT_FILE"
+"""Environment variable that tells a process where to leave the reason if it ends itself (``train.heart``)."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -148,7 +151,7 @@ def _watch(errors: IO[str], killed: list[str]) -> None:
         sys.stderr.write(line)
         found = _KILLED.search(line)
         if found is not None and int(found[1]) != signal.SIGTERM:
-            killed.append(death_by(int(found[1])))
+            killed.append(f"process {found[2]} (pid {found[3]}) was {death_by(int(found[1]))}")
     sys.stderr.flush()
 
 
@@ -167,11 +170,10 @@ def _torchrun(job: Job, out: Path, progress: Progress) -> tuple[Result, float | 
     """Run the stage in ``nproc`` processes on this machine; the first one writes and reports."""
     file = out.with_name(f"{out.name}.job.json")
     file.write_text(json.dumps({"job": asdict(job), "out": str(out)}), encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.nproc)]
     parent = os.getpid()
     killed: list[str] = []
     with subprocess.Popen(
-        [*launcher, "-m", "prismlab.run.launch", str(file)],
+        torchrun_command(file, job.nproc),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -191,7 +193,7 @@ def _torchrun(job: Job, out: Path, progress: Progress) -> tuple[Result, float | 
     if told.get("failed") is not None:
         raise RankFailed(told["failed"])
     if killed:
-        raise RankFailed(f"one of its {job.nproc} processes was {killed[0]}")
+        raise RankFailed(f"of its {job.nproc} processes here, {killed[0]}")
     if process.returncode != 0 or "metrics" not in told:
         raise RuntimeError(
             f"torchrun ended with {process.returncode}: {told.get('crashed', 'see the log of this step')}"
@@ -306,6 +308,7 @@ def rank_main(file: Path) -> int:
     die_with_parent(os.getppid())
     told = json.loads(file.read_text(encoding="utf-8"))
     job, first = Job(**told["job"]), os.environ.get("RANK", "0") == "0"
+    os.environ[FAULT_FILE] = str(file.with_suffix(".error"))
     answer: dict[str, Any]
     try:
         reset_peak_memory()
