@@ -45,7 +45,7 @@ def test_by_hand() -> None:
     assert one["fresh"]["value"] == pytest.approx(100 / 3)
     assert one["after"]["value"] == pytest.approx(200 / 3)
     assert one["unscored"] == 1
-    assert (one["difference"]["lo"], one["difference"]["reason"]) == (None, "one prompt shows no spread")
+    assert (one["difference"]["lo"], one["difference"]["reason"]) == (None, "one problem shows no spread")
     assert found["groups"]["all"]["after"]["value"] == pytest.approx(100 * 9 / 15)
     assert list(found["domains"]) == ["math"]
     assert found["domains"]["math"]["0"] == zero

@@ -61,7 +61,7 @@ def _difference(new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any
     problems = [row["problem"] for row in new]
     if len(set(problems)) < 2:
         mean = sum(n["score"] - o["score"] for n, o in zip(new, old, strict=True)) / len(new)
-        return _percent(Interval(mean, None, None, 1, "paired over items", "one prompt shows no spread"))
+        return _percent(Interval(mean, None, None, 1, "paired over items", "one problem shows no spread"))
     pairs = paired_items([row["score"] for row in new], [row["score"] for row in old], problems)
     return _percent(pairs.interval)
 
