@@ -195,7 +195,7 @@ def broken(args: argparse.Namespace) -> dict[str, Any]:
     made = [
         (row, text)
         for row in rows
-        for text in variants(row["prompt"] + row["canonical_solution"], args.variants, seed=0)
+        for text in variants(row["prompt"] + row["canonical_solution"], row["entry_point"], args.variants, seed=0)
     ]
     with ThreadPoolExecutor(4) as threads:
         fails = list(threads.map(lambda one: shown_broken(*one), made))

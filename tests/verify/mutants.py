@@ -70,10 +70,15 @@ def _changed(tree: ast.AST, number: int, kind: str) -> ast.AST:
     return ast.fix_missing_locations(tree)
 
 
-def variants(program: str, most: int, seed: int) -> Iterator[str]:
-    """Up to ``most`` variants of a program, chosen at random."""
+def variants(program: str, entry: str, most: int, seed: int) -> Iterator[str]:
+    """Up to ``most`` variants of a program, chosen at random; changes are made within the function ``entry`` alone.
+
+    What stands beside it in an item's prompt is the tests' own, and a change there breaks nothing under test.
+    """
     tree = ast.parse(program)
-    places = _places(tree)
+    inside = {id(node) for top in tree.body if getattr(top, "name", "") == entry for node in ast.walk(top)}
+    numbers = {number for number, node in enumerate(ast.walk(tree)) if id(node) in inside}
+    places = [(number, kind) for number, kind in _places(tree) if number in numbers]
     random.Random(seed).shuffle(places)
     for number, kind in places[:most]:
         yield ast.unparse(_changed(tree, number, kind))

@@ -226,7 +226,7 @@ def broken_of(row: dict[str, Any], most: int = 3) -> list[str]:
     """Variants of a HumanEval solution that its own assertions tell from it, found without the verifier: by running
     them in a process of their own, whose exit status says whether the assertions held."""
     found = []
-    for text in variants(row["prompt"] + row["canonical_solution"], most, seed=1):
+    for text in variants(row["prompt"] + row["canonical_solution"], row["entry_point"], most, seed=1):
         limit = "import resource\nresource.setrlimit(resource.RLIMIT_CPU,(2,2))"
         code = f"{limit}\n{text}\n{row['test']}\ncheck({row['entry_point']})\n"
         if subprocess.run([sys.executable, "-I", "-c", code], capture_output=True).returncode:
