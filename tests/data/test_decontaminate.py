@@ -245,6 +245,29 @@ def test_a_short_question_needs_its_answer() -> None:
     assert Decontaminator([short, item("2 + 2?", "4", "sum")]).not_searched[0].id == "sum"
 
 
+def test_a_short_question_is_found_as_it_is_shown_and_by_no_choices_alone() -> None:
+    choices = ("sand that rivers carry", "humus of fallen leaves", "clay under the meadow", "iron from a mine")
+    lines = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCD", choices, strict=True))
+    short = item(f"Question: The finest soils hold\nAnswer:\n{lines}", "C", choices=choices)
+    finder = Decontaminator([short])
+    assert any(hit.counts and hit.part == "question" for hit in finder.find(f"Here: {short.question} And so on."))
+    assert {hit.part for hit in finder.find(f"What do farmers like?\n{lines}")} == {"choices"}
+
+
+def test_verbatim_items_that_repeat_themselves_are_copies_and_no_near_duplicates() -> None:
+    """Template words line up with themselves a line further on, where the numbers are others."""
+    calls = "\n".join(f"is_sorted({list(range(1, at))}) gives {at % 2 == 0}" for at in range(2, 9))
+    code = item(f"def is_sorted(lst): tells whether the list is in ascending order\n{calls}", name="code")
+    sums = item("Which expression shows prime factors?", "B", "sums", ("2 9 11", "2 5 7 3", "1 11 13", "2 2 2 3 11"))
+    finder = Decontaminator([code, sums])
+    for one in (code, sums):
+        shown = one.stem if one.choices is None else f"{one.stem}\n{one.texts()['choices'][0]}"
+        (hit,) = [hit for hit in finder.find(f"Some page.\n{shown}\nAnd more.") if hit.part == "question"]
+        assert (hit.item, hit.kind, hit.counts, hit.numbers) == (one.id, "exact", True, ())
+    changed = finder.find(other_numbers(code.stem))
+    assert [hit.kind for hit in changed if hit.part == "question"] == ["near-duplicate"]
+
+
 def test_a_short_question_that_items_share_needs_what_follows() -> None:
     stem = "Which of the following statements is surely true here?"
     items = [item(stem, "the moon circles the earth each month", "a"), item(stem, "no fish can breathe dry air", "b")]

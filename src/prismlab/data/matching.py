@@ -37,7 +37,13 @@ class Match:
     """Its first word in the view."""
     rare: bool = False
     whole: bool = False
-    numbers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    pairs: dict[int, tuple[str, str] | None] = field(default_factory=dict[int, "tuple[str, str] | None"])
+    """Of a template's words the item's number and the document's, or None where they are the same."""
+
+    @property
+    def numbers(self) -> list[tuple[str, str]]:
+        """Numbers of the item that the document has nowhere in their place, and what it has instead."""
+        return [pair for _, pair in sorted(self.pairs.items()) if pair is not None]
 
     @property
     def words(self) -> int:
@@ -95,7 +101,9 @@ class Reader:
             pairs.append(pair)
         for low, high in equal_stretches(equal, n):
             match.take(place + low, at + low, high - low, rare)
-            match.numbers += [pair for pair in pairs[low:high] if pair is not None]
+            for k in range(low, high):
+                # An item that repeats itself also meets itself a few words on, where its numbers are others.
+                match.pairs[at + k] = pairs[k] and match.pairs.get(at + k, pairs[k])
 
     def _template_pair(self, batch: Batch, ours: int, theirs: int) -> tuple[str, str, tuple[str, str] | None]:
         hashes, first = batch.words.template

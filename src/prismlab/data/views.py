@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prismlab.data.grams import Batch, Grams, together
 from prismlab.data.items import Item
-from prismlab.data.words import WORD, C, Hashes, Ints, Words, grams, signatures, spelled, words_of
+from prismlab.data.words import NUMBER, WORD, C, Hashes, Ints, Words, grams, signatures, spelled, words_of
 
 SHORTEST = 8
 """Words of the shortest sequence that is looked for."""
@@ -56,8 +56,13 @@ def _forms(item: Item, n: int) -> Iterator[tuple[str, str]]:
 
 def _first(text: str, words: int) -> str:
     """The first words of a text: fewer than an n-gram, so that none is of what stands behind a stem alone."""
-    stops = words_of(text).stops
-    return text[: int(stops[words - 1])] if len(stops) > words else text
+    found = words_of(text)
+    if len(found) <= words:
+        return text
+    # Not within numbers in a row, which would be another number then.
+    while words and found.kinds[words - 1] == found.kinds[words] == NUMBER:
+        words -= 1
+    return text[: int(found.stops[words - 1])] if words else ""
 
 
 def _telling(words: Words) -> NDArray[np.bool_]:
