@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +73,7 @@ def train(root: Path, name: str, steps: int, corpus: str = "corpus", **more: Any
         config["branch"] = more["branch"]
     if "prefix" in more:
         inputs["prefix"], config["prefix"] = artifact("train", more["prefix"][0]), {"step": more["prefix"][1]}
-    (root / name).mkdir()
+    (root / name).mkdir(exist_ok=True)
     stage.run(config, inputs, root / name, Silent())
     return root / name
 
@@ -168,3 +171,39 @@ def test_corpora_of_different_lengths_begin_alike(tmp_path: Path, packing: dict[
         found.append(TrainingRows(Corpus.open(tmp_path / str(rows)), "respect"))
     for part in ("tokens", "documents", "loss_mask"):
         assert np.array_equal(getattr(found[0], part)(0, 24), getattr(found[1], part)(0, 24)), part
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from test_trunk import train
+root, two = Path(sys.argv[1]), {"launch": "torchrun", "nproc": 2}
+if sys.argv[3] == "short":
+    train(root, "short", 3, branch=3, spec=two)
+else:
+    train(root, "long", 6, prefix=(root / "short", 3), spec=two)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_two_processes_leave_a_trunk_and_take_it_up(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    (tmp_path / "two.py").write_text(SCRIPT)
+    for part in ("short", "long"):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += [str(tmp_path / "two.py"), str(tmp_path), str(Path(__file__).parent), part]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    alone = losses(train(tmp_path, "alone", 6))
+    assert [step for step, _ in losses(tmp_path / "long")] == [step for step, _ in alone]
+    assert [loss for _, loss in losses(tmp_path / "long")] == pytest.approx([loss for _, loss in alone], abs=1e-5)
+    # What two left, one takes up.
+    one = losses(train(tmp_path, "one", 6, prefix=(tmp_path / "short", 3)))
+    assert [loss for _, loss in one] == pytest.approx([loss for _, loss in alone], abs=1e-5)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MARK = "_prism_by_document"
+_BY_KIND = ("granitemoehybrid", "nemotron_h")
+"""Classes that take masks by kind of layer; one for all they would hand to their Mamba layers, too."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,8 @@ def arguments(model: PreTrainedModel, packed: Packed) -> dict[str, Any]:
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
         elif kind != "sdpa":
             raise CheckpointError(f"attention '{kind}' takes no document mask; use sdpa, eager or flex_attention")
+    if model.config.model_type in _BY_KIND:
+        mask = {"full_attention": mask, "linear_attention": None}
     given: dict[str, Any] = {"attention_mask": mask, "position_ids": packed.positions}
     if mamba_mixers(model):
         if kernels_know_documents(packed.ids.device):
