@@ -138,7 +138,7 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
                     assert set(done) == {"ended"}
                 time.sleep(1.0)
 
-            some(500)
+            some(1500)
             before = state()
             some(args.runs)
             out[level] = {"before": before, "after": state()}

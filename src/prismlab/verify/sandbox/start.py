@@ -29,7 +29,10 @@ FREE = 30
 """Descriptors are moved up here before they are put in their places."""
 FIRST_UID = 0x70000000
 """Users that programs run as under root: beyond every range that systems hand out."""
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+CAP_SYS_PTRACE = 19
+NEIGHBOURS = 512
+"""Processes that other programs of the same user may have, beyond a program's own limit, which is then watched."""
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 SET_MODE_FILTER, NEW_LISTENER = 1, 8
 HOME = "/tmp"
@@ -81,6 +84,13 @@ def _uid_works(uid: int) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
+def may_trace() -> bool:
+    """Whether this process may look into those of other users, which containers take from root."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
+    return bool(held >> CAP_SYS_PTRACE & 1)
+
+
 @dataclass(eq=False)
 class Starter:
     """Starts workers of one level."""
@@ -93,6 +103,8 @@ class Starter:
     bwrap: str = ""
     uid: int | None = None
     """First of the users that workers run as; None where they run as the caller."""
+    shared: bool = False
+    """Level B under a root that may not trace: all programs run as one user."""
     folder: str = ""
     """Level B: where the programs' folders are made."""
     program: bytes = b""
@@ -128,12 +140,19 @@ class Starter:
         first = FIRST_UID + os.getpid() % 4096 * 65536
         self.uid = first if _uid_works(first) else 61000
         open_the_way(self.place)
-        if self.level == "A":
-            os.setgroups([])
-            os.setresgid(self.uid, self.uid, self.uid)
-            os.setresuid(self.uid, self.uid, self.uid)
+        if self.level == "A" or not may_trace():
+            # At level B the keeper reads its programs' memory: as root where root may, else as the user that they are.
+            self.shared = self.level == "B"
+            try:
+                os.setgroups([])
+                os.setresgid(self.uid, self.uid, self.uid)
+                os.setresuid(self.uid, self.uid, self.uid)
+            except OSError as error:
+                raise OSError(
+                    f"root may not become another user here ({error.strerror}): start prism as one"
+                ) from error
             # Another user's process may not be looked into; this one's own workers must be.
-            ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
     def start(self, order: Mapping[str, Any], descriptors: Sequence[int]) -> Started:
         """Start a worker with ``descriptors``: control, input, output, errors.
@@ -192,13 +211,10 @@ class Starter:
     def _by_fork(self, high: Sequence[int], order: Mapping[str, Any]) -> Started:
         scratch = f"{self.folder}/{self.count}"
         os.mkdir(scratch, 0o700)
-        uid = (
-            None
-            if self.uid is None
-            else self.uid + self.count % 65536
-            if self.uid >= FIRST_UID
-            else self.uid + self.count % 500
-        )
+        uid = None
+        if self.uid is not None and not self.shared:
+            uid = self.uid + self.count % (65536 if self.uid >= FIRST_UID else 500)
+        more = NEIGHBOURS if self.shared else int(order["neighbours"])
         if uid is not None:
             os.chown(scratch, uid, uid)
         ours, theirs = socket.socketpair()
@@ -206,7 +222,7 @@ class Starter:
         pid = os.fork()
         if not pid:
             try:
-                self._confine_and_run(high, theirs, scratch, folders, uid, int(order["neighbours"]))
+                self._confine_and_run(high, theirs, scratch, folders, uid, more)
             except BaseException as error:
                 os.write(2, f"confinement failed: {error!r}\n".encode())
             os._exit(70)
