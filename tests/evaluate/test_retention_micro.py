@@ -15,7 +15,7 @@ from prismlab.evaluate.retention import retention
 from prismlab.stats import power_items, variance_parts
 
 FILE = Path(__file__).parent / "micro_samples.json"
-ITEMS, MARGIN, LOSS, TRIALS = 2500, 0.5, 0.03, 16
+ITEMS, MARGIN, LOSS, TRIALS = 2500, 0.5, 0.03, 12
 Halves = tuple[np.ndarray, np.ndarray]
 
 
