@@ -168,7 +168,7 @@ def cited(rows: Sequence[Mapping[str, Any]]) -> str:
             steps.setdefault(name if seed.isdecimal() and name else step, []).extend([seed] if seed.isdecimal() else [])
         told = (name + (f" seed {', '.join(seeds)}" if seeds else "") for name, seeds in steps.items())
         texts.append(f"{'; '.join(told)}: {one['file']} ({', '.join(one['columns'])})")
-    return "\n      ".join(shown(text, 400) for text in texts)
+    return "\n      ".join(shown(text, 2_000) for text in texts)
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
