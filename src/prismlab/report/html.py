@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import DataError
-from prismlab.report import gates, landscape, overview, page, paths, representations, samples, sections, weights
+from prismlab.report import (
+    frontier,
+    gates,
+    landscape,
+    overview,
+    page,
+    paths,
+    representations,
+    samples,
+    sections,
+    weights,
+)
 from prismlab.report.cards import Card, card
 from prismlab.report.records import Records
 from prismlab.report.sections import Section
@@ -31,6 +42,7 @@ def build_sections(records: Records) -> list[Section]:
         representations.representations,
         sections.reinforcement,
         paths.trajectories,
+        frontier.frontier,
         landscape.landscape,
         sections.behaviour,
         overview.time_spent,

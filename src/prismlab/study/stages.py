@@ -27,5 +27,5 @@ STAGES: dict[str, tuple[str, int]] = {
     "frontier": ("prismlab.rl.frontier:run", 1),
     "gate": ("prismlab.evaluate.retention:run", 3),
     "claims": ("prismlab.claims.ledger:run", 4),
-    "report": ("prismlab.report.html:run", 5),
+    "report": ("prismlab.report.html:run", 6),
 }
