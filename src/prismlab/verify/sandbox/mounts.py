@@ -42,8 +42,8 @@ def open_the_way(place: Place) -> None:
         _done(_libc.unshare(CLONE_NEWNS))
     except OSError as error:
         raise OSError(
-            f"Python lies in {place.prefix}, where only root may go, and root may not mount here ({error.strerror}): use a "
-            "Python that every user can start, such as /usr/bin/python3"
+            f"Python lies in {place.prefix}, where only root may go, and root may not mount here ({error.strerror}): "
+            "use a Python that every user can start, such as /usr/bin/python3"
         ) from error
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     kept = os.open(place.prefix, os.O_PATH | os.O_DIRECTORY)
