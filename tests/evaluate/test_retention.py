@@ -226,6 +226,20 @@ def test_the_stage_refuses_mixed_settings(tmp_path: Path) -> None:
         run(config, inputs, tmp_path, Silent())
 
 
+def test_the_stage_refuses_a_suite_whose_items_changed(tmp_path: Path) -> None:
+    """The configuration is one and the same: what was judged stands in the evaluation's metrics."""
+
+    def side(name: str, digest: str) -> Artifact:
+        one = artifact(tmp_path / name, single(6, 10))
+        metrics = {"benchmarks": {"hellaswag": {"items": 10, "hash": digest}}}
+        return Artifact(kind=one.kind, fingerprint=name, path=one.path, record={**one.record, "metrics": metrics})
+
+    config = {"spec": {"margin": 2.0, "margins": {}, "action": "record"}, "reference": "base", "checkpoint": "mid"}
+    with pytest.raises(DataError, match=r'benchmarks\.hellaswag\.hash is "1f" for base, "2e" for mid'):
+        run(config, {"base": side("b", "1f"), "new": side("n", "2e")}, tmp_path, Silent())
+    run(config, {"base": side("c", "1f"), "new": side("d", "1f")}, tmp_path, Silent())
+
+
 def drawn(rng: np.random.Generator, n: int, kept: float, rate: float, loss: float) -> tuple[Any, Any]:
     """Right answers of two checkpoints: a share ``kept`` answers alike, the rest anew with the rate less the loss."""
     base = rng.random(n) < rate

@@ -258,6 +258,11 @@ def sentence(found: Mapping[str, Any]) -> str:
     return "; ".join(f"{verdict} {', '.join(groups[verdict])}" for verdict in order)
 
 
+def _made_by(evaluation: Artifact) -> dict[str, Any]:
+    """What decided an evaluation's rows: its configuration, and of a suite the hashes of the items that were judged."""
+    return {**evaluation.config, "benchmarks": evaluation.record.get("metrics", {}).get("benchmarks")}
+
+
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
     """See the house plan for config, inputs, files and metrics.
 
@@ -267,7 +272,7 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         SpecError: a margin of a benchmark that the evaluation lacks.
     """
     spec, names = config["spec"], (str(config["reference"]), str(config["checkpoint"]))
-    unlike = differing(inputs["base"].config, inputs["new"].config, names)
+    unlike = differing(*(_made_by(inputs[side]) for side in ("base", "new")), names)
     if unlike:
         raise DataError(f"{names[0]} and {names[1]} were not evaluated alike: {unlike[0]}")
     rows = [read_rows(inputs[side].path / "samples.parquet") for side in ("base", "new")]
