@@ -69,8 +69,12 @@ class MathPool:
             )
         self.control, self.owner = control, os.getpid()
         control.settimeout(START_SECONDS)
-        if control.recv(16) != b"ready":
-            raise OSError("the math verifier's process did not start")
+        try:
+            if control.recv(16) != b"ready":
+                raise OSError("the math verifier's process did not start")
+        except OSError:
+            self._end()
+            raise
         control.settimeout(None)
         return control
 
@@ -97,8 +101,12 @@ class MathPool:
             if self.idle:
                 return self.idle.pop()
             line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                socket.send_fds(control, [b"fork"], [theirs.fileno()])
+            try:
+                with theirs:
+                    socket.send_fds(control, [b"fork"], [theirs.fileno()])
+            except OSError:
+                line.close()
+                raise
         line.settimeout(START_SECONDS)
         try:
             pid = line.recv(16)
