@@ -272,7 +272,7 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         SpecError: a margin of a benchmark that the evaluation lacks.
     """
     spec, names = config["spec"], (str(config["reference"]), str(config["checkpoint"]))
-    unlike = differing(*(_made_by(inputs[side]) for side in ("base", "new")), names)
+    unlike = differing(_made_by(inputs["base"]), _made_by(inputs["new"]), names)
     if unlike:
         raise DataError(f"{names[0]} and {names[1]} were not evaluated alike: {unlike[0]}")
     rows = [read_rows(inputs[side].path / "samples.parquet") for side in ("base", "new")]
