@@ -4,7 +4,7 @@
 
 Both train the same model on the same rows, in turns of some steps each in one process, so that whatever else the
 machine does falls on both. The bare loop has its tokens in memory and does what no loop can leave out: forward,
-cross-entropy, backward, clipping, fused AdamW, gradients to null. Ours reads a corpus from disk (``boundaries: ignore``,
+cross-entropy, backward, clipping, fused AdamW, gradients to null. Ours reads a corpus from disk (boundaries ignored,
 so that both compute the same), reports losses by domain, writes metrics.jsonl and TensorBoard, measures held-out text
 every 50 steps, and has saves on. Told are medians over turns of the ratio, by the clock and by CPU seconds, which a
 loaded machine leaves alone; and the time from nothing to the first step.
