@@ -14,6 +14,8 @@ The rules, in this order; docs/sandbox.md has them with examples:
 4. **Percent**: a percent sign is such a unit: 50% is 50, and not 0.5.
 5. **Thousands**: commas between groups of three digits of a single number are dropped. A decimal comma is not read.
 6. **Names**: ``x = 5`` is 5 where the reference has no equation.
+7. **Hedges**: a relation (``\geq 42``), words between values (``42 \text{ or } 43``) or two numbers side by side are
+   wrong where the reference has none of them.
 """
 
 from __future__ import annotations
@@ -35,10 +37,16 @@ _MATH_SIGNS = re.compile(r"[-+*/^=(){}\[\]\\\w.,\s|!$%<>]+", re.ASCII)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SPACES = re.compile(r"\\[!,;:> ]|\\q?quad\b|~")
 _TEXT_UNIT = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{([^{}]*)\}\s*(?:\^\{?\d\}?)?\s*$")
+_SHORT = "mm|cm|dm|km|m|mg|kg|g|ms|s|h|hr|hrs|min|sec|in|ft|yd|mi|mph|ml|L|l|V|W|N|J|Hz|Pa|K|C|F"
 _WORD_UNIT = re.compile(
-    r"(?<=[\d}])\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|\\?%|\s[A-Za-z]{2,}(?:\s[A-Za-z]+)?|[cmk]?m|kg|g|s|h|L)$"
+    rf"(?<=[\d}}])\s*(?:\^\s*\{{?\s*\\circ\s*\}}?|\\degree|\\?%|(?:\s(?:sq|square|cubic))?(?:\s[A-Za-z]{{4,}}|\s?(?:{_SHORT}))"
+    rf"(?:\s[A-Za-z]{{2,}})?(?:\^\{{?[23]\}}?)?)$"
 )
-_GROUPS = re.compile(r"[-+]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
+_RELATION = re.compile(r"[<>]|\\(?:[lg]eq?q?|[lg]eqslant|lt|gt|neq?|approx|sim|in|ni|to|pm|mp)(?![A-Za-z])")
+_WORDS = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{([^{}]*)\}")
+_HEDGE = re.compile(r"\d|\b(?:or|and|not|to|any|either)\b", re.IGNORECASE)
+_APART = re.compile(r"\d\s+\d")
+_GROUPS = re.compile(r"[-+]?\$?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?", re.ASCII)
 _PLAIN = re.compile(r"[-+]?(?:\d{1,15}(?:\.\d{0,6})?|\.\d{1,6})", re.ASCII)
 _RATIO = re.compile(r"([-+]?)(?:\\[dt]?frac\{([-+]?\d{1,15})\}\{(\d{1,15})\}|(\d{1,15})/(\d{1,15}))", re.ASCII)
 _WORDS_THAT_ARE_NO_UNITS = {"or", "and", "pi", "to", "mod", "sqrt", "frac", "infty", "not"}
@@ -119,12 +127,15 @@ def clean(written: str) -> Answer:
     text = text.removeprefix("$$").removesuffix("$$").removeprefix("\\(").removesuffix("\\)").strip()
     if text.count("$") == 2 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
-    text = _SPACES.sub(" ", text.replace("\\$", "$").replace("{,}", ",").replace("\\left", "").replace("\\right", ""))
+    text = _SPACES.sub(
+        " ",
+        text.replace("\\!", "").replace("\\$", "$").replace("{,}", ",").replace("\\left", "").replace("\\right", ""),
+    )
     text = " ".join(text.replace("\\%", "%").split())
     text, unit = _without_unit(text)
     text = text.replace("$", "").strip()
     if _GROUPS.fullmatch(text):
-        text = text.replace(",", "")
+        text = text.replace(",", "").replace(" ", "")
     return Answer(text=text.removeprefix("+"), unit=unit)
 
 
@@ -138,10 +149,23 @@ def _without_unit(text: str) -> tuple[str, str]:
             word in _WORDS_THAT_ARE_NO_UNITS for word in found[0].casefold().replace("{", " ").replace("}", " ").split()
         ):
             return text, ""
+        if pattern is _TEXT_UNIT and _HEDGE.search(found[1]):
+            return text, ""
         if pattern is _TEXT_UNIT and not head[-1].isdigit() and head[-1] not in ")}!":
             return text, ""
         return head, unit.strip("\\").casefold()
     return text, ""
+
+
+def hedges(answer: str, reference: str) -> bool:
+    """Whether an answer says more than a value where the reference is one: a relation, words between values, two
+    numbers side by side. A parser may pass over these."""
+    if _RELATION.search(answer) and not _RELATION.search(reference):
+        return True
+    if _APART.search(answer) and not _APART.search(reference):
+        return True
+    words = [found for found in _WORDS.finditer(answer) if found[0] != answer]
+    return any(_HEDGE.search(found[1]) for found in words) and not _WORDS.search(reference)
 
 
 def foreign_digits(text: str) -> bool:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from prismlab.verify.math_pool import MathPool, shared_pool
-from prismlab.verify.math_text import LONGEST, Answer, answer_text, clean, foreign_digits, odd_characters
+from prismlab.verify.math_text import LONGEST, Answer, answer_text, clean, foreign_digits, hedges, odd_characters
 from prismlab.verify.verdict import RIGHT, Verdict, no_answer, no_verdict, quoted, wrong
 
 SECONDS = 5.0
@@ -43,6 +43,8 @@ def judge_math(gold: str, response: str, *, seconds: float = SECONDS, pool: Math
         return no_answer("the answer is empty")
     if answer.unit and reference.unit and answer.unit != reference.unit:
         return wrong(f"unit {quoted(answer.unit)} is not {quoted(reference.unit)}")
+    if hedges(answer.text, reference.text):
+        return wrong(f"{quoted(written)} is more than one value")
     said = "wrong" if foreign_digits(answer.text) else _same(reference, answer, seconds, pool)
     if said == "right":
         return RIGHT
