@@ -259,7 +259,32 @@ def training(records: Records) -> Section:
     panels = [panel("all domains", lambda row: row.get("loss"))]
     panels += [panel(d, lambda row, d=d: (row.get("domains") or {}).get(d)) for d in _domains_of(logs, "domains")]
     how = "Training loss against the optimizer step: the thick line is the mean over seeds, thin ones are single seeds."
-    return Section("training", "Training", drawings=[Drawing("training", figures.draw(panels), how, "Training loss")])
+    drawings = [Drawing("training", figures.draw(panels), how, "Training loss")]
+    return Section("training", "Training", drawings=[*drawings, *_watched(records)])
+
+
+def _watched(records: Records) -> list[Drawing]:
+    """Held-out loss and distance to the start, of trainings that measured them."""
+    watched = [one for one in records.of("train") if (one.artifact.config.get("spec") or {}).get("monitor")]
+    if not watched:
+        return []
+    logs: dict[str, list[dict[str, Any]]] = {one.entry["key"]: [] for one in records.of("train")}
+    logs |= {one.entry["key"]: json_lines(one, "heldout.jsonl") for one in watched}
+
+    def panel(title: str, unit: str, read: Reader) -> Panel:
+        lines = [line for line in curves(records, "train", read, logs) if any(line.seeds.values())]
+        return Panel(title=title, x="step", y=unit, lines=lines)
+
+    panels = [
+        panel(f"held-out {name}", "loss, nats", lambda row, name=name: (row.get("heldout") or {}).get(name))
+        for name in _domains_of(logs, "heldout")
+    ]
+    panels.append(panel("distance to the start", "KL, nats", lambda row: row.get("kl")))
+    how = (
+        "Measured while training, on held-out documents: loss a token of each source, and KL(start || now) of the next "
+        "token on general text, the early sign of forgetting. The thick line is the mean over seeds."
+    )
+    return [Drawing("watched", figures.draw(panels), how, "Held-out loss while training")]
 
 
 RL_PANELS = (
