@@ -95,7 +95,7 @@ def cost(arch: str, ids: np.ndarray, tokens: torch.Tensor) -> float:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    argparse.ArgumentParser(description=str(__doc__).splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     ids = layout()
     tokens = torch.randint(0, 256, ids.shape, generator=torch.Generator().manual_seed(0))
