@@ -21,6 +21,8 @@ BEAT = 2.0
 """Seconds between signs of life."""
 SILENT = 40.0
 """Seconds without one after which a process counts as dead. All ranks end within a minute of a death."""
+SILENT_VARIABLE = "PRISM_SILENT_SECONDS"
+"""Environment variable that sets another number of seconds, for a debugger or a very slow file system."""
 FAULT_FILE = "PRISM_FAULT_FILE"
 """Environment variable: where a process that ends itself leaves the reason, as JSON ``{failed: text}``."""
 DONE = "done"
@@ -45,13 +47,15 @@ class Heart:
         store: the key-value store of the run; the thread has its own connection to it.
         rank: this process.
         size: processes.
-        silent: seconds after which another is taken for dead; this process then ends at once, telling which it was.
+        silent: seconds after which another is taken for dead, by default ``SILENT``; this process then ends at once,
+            telling which it was.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, silent: float = SILENT) -> None:
+    def __init__(self, store: dist.Store, rank: int, size: int, silent: float | None = None) -> None:
         clone: dist.Store = store.clone()  # pyright: ignore[reportAttributeAccessIssue] (missing in the library's stubs)
         self._store = dist.PrefixStore("prism-heart", clone)
-        self._rank, self._size, self._silent = rank, size, silent
+        self._rank, self._size = rank, size
+        self._silent = float(os.environ.get(SILENT_VARIABLE, SILENT)) if silent is None else silent
         self._stopped = threading.Event()
         self._store.set(f"who/{rank}", f"process {rank} of {size} ({socket.gethostname()}, pid {os.getpid()})")
         self._store.set(f"beat/{rank}", "0")

@@ -237,8 +237,12 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
         for report in steps:
             this.take(report)
     except EndBranch:
+        # All processes come here at the same step. None may leave before the first has put things in their place.
         this.close(whole=True)
-        publish(this.keeper.work, out)
+        if this.chief:
+            publish(this.keeper.work, out)
+        this.world.meet()
+        this.world.leave()
         raise
     except BaseException:
         this.close(whole=False)
