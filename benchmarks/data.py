@@ -3,7 +3,7 @@
 Seconds are of the CPU, over all threads of the process, where ``cpu`` says so: on a machine that others use too, what a
 clock on the wall says of short work is mostly waiting.
 
-``python benchmarks/data.py [--parts packing tokens reading items] [--text FILE ...] [--items FILE ...] [--out FILE]``
+``python benchmarks/data.py [--parts packing tokens ...] [--text FILE ...] [--data DIR] [--dir DIR] [--out FILE]``
 prints what it measures and writes its numbers as JSON.
 
 packing   100k documents of log-normal length at 8,192 tokens a row, tokens moved: ours from the token cache on disk
@@ -13,8 +13,8 @@ packing   100k documents of log-normal length at 8,192 tokens a row, tokens move
           100k, 1M and 5M documents.
 tokens    Documents of ``--text`` (jsonl or txt, also .gz) into a corpus on disk, against ``encode_batch_fast`` of the
           tokenizers library on the same texts in memory; both use the threads that the library takes by itself.
-items     Evaluation items (``--items``, jsonl as ``prism data clean`` leaves in its work folder) looked for in the
-          ``--text``, against reading the same text and normalising it into words, a process and a thread each.
+items     The evaluation items of ``benchmarks/contamination.py`` (under ``--data``) looked for in the ``--text``, read
+          ``--repeat`` times, against reading the same text and normalising it into words, a process and a thread each.
 reading   A step's rows read from that corpus, against a training step of a model of 0.9M parameters.
 memory    Peak of resident memory of ``prism data build`` as a process of its own, over a generated source of
           ``--gigabytes``, of which it takes a ``--share`` of the tokens; with ``--clean`` the source goes through
@@ -232,36 +232,45 @@ def reading(folder: Path) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from prismlab.train.boundaries import TrainingRows
-    from prismlab.train.loop import World, train
-
     corpus = Corpus.open(folder)
-    rows = min(8, corpus.n_rows // 4)
+    rows = min(2, corpus.n_rows // 4)
     starts = np.random.default_rng(0).integers(0, corpus.n_rows - rows, 200).tolist()
-    _, seconds = timed(lambda: [corpus.tokens(start, start + rows) for start in starts])
-    read = seconds / len(starts)
-    torch.set_num_threads(1)
+
+    def read() -> None:
+        for start in starts:
+            corpus.tokens(start, start + rows)
+            corpus.loss_mask(start, start + rows)
+            [corpus.boundaries(row) for row in range(start, start + rows)]
+
+    _, seconds = timed(read, time.process_time)
     shape = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=corpus.vocab, **shape))
-    optimizer = {"lr": 1e-3, "schedule": "constant", "warmup": 0, "final_lr_factor": 1.0, "weight_decay": 0.0}
-    optimizer |= {"betas": [0.9, 0.95], "eps": 1e-8, "clip": 1.0}
-    spec = {"steps": 2, "rows": rows, "seq_len": SEQ_LEN, "micro_rows": 1, "precision": "float32"}
-    spec |= {"on_nonfinite": "stop"}
-    run = train(model, TrainingRows(corpus, "ignore"), {**spec, "optimizer": optimizer}, World())
-    steps = [timed(lambda: next(run))[1] for _ in range(2)]
-    return {"rows": rows, "read_seconds": read, "step_seconds": min(steps), "share_of_step": read / min(steps)}
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        ids = torch.from_numpy(corpus.tokens(0, rows))
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    steps = [timed(step, time.process_time)[1] for _ in range(2)]
+    read_ = seconds / len(starts)
+    return {
+        "rows": rows,
+        "read_cpu_seconds": read_,
+        "step_cpu_seconds": min(steps),
+        "share_of_step": read_ / min(steps),
+    }
 
 
-def items(files: list[Path], item_files: list[Path], repeat: int) -> dict[str, Any]:
+def items(files: list[Path], data: Path, repeat: int) -> dict[str, Any]:
     """Decontamination against reading and normalising alone, interleaved; seconds of the CPU."""
+    from contamination import items_of
+
     from prismlab.data.decontaminate import Decontaminator, batches
     from prismlab.data.grams import Batch
-    from prismlab.data.items import Item
 
-    lines = [line for file in item_files for line in file.read_text(encoding="utf-8").splitlines()]
-    finder, index = timed(
-        lambda: Decontaminator([Item.from_json(json.loads(line)) for line in lines]), time.process_time
-    )
+    finder, index = timed(lambda: Decontaminator(items_of(data)), time.process_time)
     spec = SourceSpec.model_validate({"files": [str(file) for file in files], "domain": "web"})
     source = spec.model_dump(mode="json", by_alias=True)
 
@@ -327,7 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["packing", "tokens", "reading"])
     parser.add_argument("--text", nargs="+", type=Path, default=[], help="files for 'tokens' and 'reading'")
-    parser.add_argument("--items", nargs="+", type=Path, default=[], help="files of items for 'items'")
+    parser.add_argument("--data", type=Path, help="folder with the evaluation items of 'items'")
     parser.add_argument("--repeat", type=int, default=1, help="times that 'items' reads the text")
     parser.add_argument("--gigabytes", type=float, default=10.0, help="size of the source of 'memory'")
     parser.add_argument("--share", type=float, default=0.1, help="share of it that 'memory' builds a corpus of")
@@ -337,6 +346,8 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.text and {"tokens", "reading", "items"} & set(asked.parts):
         parser.error("'tokens', 'reading' and 'items' need --text")
+    if asked.data is None and "items" in asked.parts:
+        parser.error("'items' needs --data")
     found: dict[str, Any] = {
         "machine": {"cpus": os.cpu_count(), "load_before": os.getloadavg(), "python": platform.python_version()}
     }
@@ -349,7 +360,7 @@ def main() -> None:
         if "reading" in asked.parts:
             found["reading"] = reading(folder / "concat-0")
         if "items" in asked.parts:
-            found["items"] = items(asked.text, asked.items, asked.repeat)
+            found["items"] = items(asked.text, asked.data, asked.repeat)
         if "memory" in asked.parts:
             found["memory"] = memory(folder, asked.gigabytes, asked.share, asked.clean)
     found["machine"]["load_after"] = os.getloadavg()

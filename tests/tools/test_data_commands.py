@@ -186,6 +186,12 @@ def test_a_corpus_keeps_what_the_mixture_promised(built: Path) -> None:
 def test_one_source_of_a_file_with_mixtures_is_cleaned_by_itself(folder: Path, tmp_path: Path) -> None:
     told = prism("data", "clean", folder / "mix.yaml", "pages", "--out", tmp_path / "w")
     assert re.search(r"dropped: holds an item of held\s+-1", told)
+    again = prism("data", "clean", folder / "mix.yaml", "pages", "--out", tmp_path / "w")
+    assert again == told
+    assert "holds the work of another source" in refused(
+        "data", "clean", folder / "mix.yaml", "sums", "--out", tmp_path / "w"
+    )
+    assert "not empty" in refused("data", "clean", folder / "mix.yaml", "pages", "--out", folder)
     assert "did you mean 'pages'" in refused("data", "clean", folder / "mix.yaml", "page", "--out", tmp_path / "v")
 
 
@@ -355,3 +361,24 @@ def test_a_flipped_bit_is_told(folder: Path, built: Path, tmp_path: Path) -> Non
     file.write_bytes(data)
     assert "tokens-00000.bin" in refused("data", "stats", copy, "--verify")
     assert "no manifest.json" in refused("data", "stats", folder)
+
+
+def test_work_of_another_version_or_file_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prismlab.study.stages import STAGES
+
+    write_rows(tmp_path / "pages.jsonl", [{"text": f"page {at} of the book"} for at in range(400)])
+    mixture = "sources: {p: {files: [pages.jsonl], domain: web, dedup: exact}}\nmixtures: {m: {weights: {p: 1}}}\n"
+    (tmp_path / "m.yaml").write_text(mixture, encoding="utf-8")
+    ways = (("clean", tmp_path / "m.yaml", "p", "--out", tmp_path / "c"),)
+    ways += (("build", tmp_path / "m.yaml", "m", "--tokens", "2k", *BUDGET[2:], "--out", tmp_path / "b"),)
+    for way in ways:
+        first = prism("data", *way)
+        assert prism("data", *way) == first
+        with monkeypatch.context() as patch:
+            patch.setitem(STAGES, "clean", ("prismlab.data.clean:run", 999))
+            assert "version" in refused("data", *way)
+        assert prism("data", *way) == first
+    with (tmp_path / "pages.jsonl").open("a", encoding="utf-8") as more:
+        more.write('{"text": "one more page"}\n')
+    for way in ways:
+        assert "files" in refused("data", *way)

@@ -17,6 +17,7 @@ from prismlab.errors import SpecError
 from prismlab.model.checkpoint import load_tokenizer
 from prismlab.model.hub import resolve
 from prismlab.model.tokens import build_byte_tokenizer, tokenizer_hash
+from prismlab.study.stages import STAGES
 from prismlab.tools.show import NONE, Table, count, digits, percent, print_tables, progress
 
 BYTES = "bytes"
@@ -45,7 +46,9 @@ class Wanted:
             return {key: value for key, value in config.items() if key != "files"}
 
         cleaning = {source: bare(config) for source, config in self.cleaning.items()}
-        return {"corpus": bare(self.corpus), "cleaning": cleaning, "tokenizer": self.tokenizer}
+        # Work of other code must not be mixed with that of this one.
+        versions = {kind: STAGES[kind][1] for kind in ("clean", "corpus")}
+        return {"corpus": bare(self.corpus), "cleaning": cleaning, "tokenizer": self.tokenizer, "versions": versions}
 
 
 def tokenizer_named(name: str) -> Any:
@@ -78,8 +81,8 @@ def _begin(wanted: Wanted, out: Path) -> bool:
         raise SpecError(f"{note}: not JSON ({error}); delete the folder and build again") from error
     if {key: value for key, value in known.items() if key != "file"} != json.loads(json.dumps(wanted.request())):
         raise SpecError(
-            f"{out}: holds the build of another mixture, budget, tokenizer or of other files; take another folder "
-            "with --out, or delete this one"
+            f"{out}: holds the build of another mixture, budget, tokenizer, version or of other files; take another "
+            "folder with --out, or delete this one"
         )
     return not (out / "metrics.json").is_file()
 

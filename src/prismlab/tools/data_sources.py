@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prismlab.data.files import whole
 from prismlab.data.recipes import recipes
 from prismlab.errors import SpecError, shown
+from prismlab.study.stages import STAGES
 from prismlab.tools.show import NONE, PLAIN_WIDTH, Table, count, print_tables, progress
 
 
@@ -80,6 +82,31 @@ def _described(one: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _same_work(config: Mapping[str, Any], out: Path) -> None:
+    """See that a folder is new, or holds this very work: what is done there is taken as it is."""
+    rest = {key: value for key, value in config.items() if key not in ("files", "scratch")}
+    asked = json.loads(json.dumps({"version": STAGES["clean"][1], **rest}))
+    note = out / "clean.json"
+    if note.is_file():
+        try:
+            same = json.loads(note.read_text(encoding="utf-8")) == asked
+        except ValueError as error:
+            raise SpecError(f"{note}: not JSON ({error}); delete the folder and clean again") from error
+        if not same:
+            raise SpecError(
+                f"{out}: holds the work of another source, of other settings or files, or of another version; take "
+                "another folder with --out, or delete this one"
+            )
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise SpecError(
+            f"{out}: not empty, and not the unfinished work of 'data clean'; take another folder with --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with whole(note) as draft:
+        draft.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+
+
 def clean(
     config: Mapping[str, Any], out: Path, *, workers: int, executor: Mapping[str, Any] | None, as_json: bool
 ) -> None:
@@ -94,9 +121,11 @@ def clean(
 
     Raises:
         DataError: a file is broken, too many rows are, or no document is left.
+        SpecError: ``out`` holds something else, or the work of another configuration, source or version.
     """
     from prismlab.data.clean import clean_source
 
+    _same_work(config, out)
     with progress(f"clean {config['source']}") as told:
         metrics = clean_source(config, out, told, workers, executor)
     if as_json:
