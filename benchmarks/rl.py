@@ -29,7 +29,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOTrainer
 
-from prismlab.data.items import Item
+from prismlab.data.items import micro_item
 from prismlab.micro.models import build_model, tiny_config
 from prismlab.micro.world import task_questions
 from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint
@@ -64,9 +64,10 @@ def prepare(folder: Path, trained: Path | None) -> None:
         save_checkpoint(model, tokenizer, folder / "model")
     else:
         save_checkpoint(load_model(trained), load_tokenizer(trained), folder / "model")
-    questions = task_questions("math", "train", 4 * PROMPTS, 1, MicroSpec())
-    about: dict[str, Any] = {"task": "addition", "domain": "math", "verifier": "number"}
-    items = [Item(id=f"q{at}", question=one.question, answer=one.answer, **about) for at, one in enumerate(questions)]
+    # Of all three domains in turn, with the study's own difficulty.
+    world = MicroSpec(math_min_digits=2, math_max_digits=3, code_k=6, code_m=12, science_elements=14, science_choices=4)
+    drawn = [task_questions(domain, "train", 2 * PROMPTS, 1, world) for domain in ("math", "code", "science")]
+    items = [micro_item("micro", one) for group in zip(*drawn, strict=True) for one in group]
     rows = [{**item.to_json(), "correct": 1, "samples": 16} for item in items]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
