@@ -38,6 +38,7 @@ from prismlab.rl.rollouts import Prompt, Rollout, RolloutFiles
 from prismlab.rl.settings import grpo_config
 from prismlab.seeds import derive_seed
 from prismlab.train.optim import adamw, schedule_factor
+from prismlab.verify.answers import WAITS, in_threads
 
 try:
     from datasets import Dataset
@@ -248,7 +249,8 @@ class Trainer(GRPOTrainer):
         rewards = None if self._files is None else self._files.judged(step, self._completions)
         kept = rewards is not None
         if rewards is None:
-            rewards = [self._reward(p.item, c) for p, c in zip(chosen, self._completions, strict=True)]
+            answers = [(p.item, c) for p, c in zip(chosen, self._completions, strict=True)]
+            rewards = in_threads(self._reward, answers, slow=any(p.item.verifier in WAITS for p in chosen))
         rollout = Rollout(
             step=step,
             group=self._group,
