@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from prismlab.data.items import Item
 from prismlab.errors import DataError
-from prismlab.verify.answers import Verdict, last_number, read_number, verify
+from prismlab.verify.answers import Verdict, in_threads, last_number, read_number, verify
 
 METALS = ("iron", "lithium", "gold", "iron oxide")
 
@@ -198,6 +200,32 @@ def test_strict_format_gates_the_answer() -> None:
     # An answer in the chain is none; without the gate, text that never closes its chain is read as a whole.
     assert verify(judged, "<think> 7 </think> 8", strict_format=False).score == 0.0
     assert verify(judged, "<think> 7", strict_format=False).score == 1.0
+
+
+def test_the_article_is_no_letter() -> None:
+    cooking = ("A method of cooking", "iron", "gold", "I think so")
+    assert lenient(item("choice", "B", cooking), "A method that uses iron").verdict == "right"
+    assert lenient(item("choice", "A", cooking), "A method of cooking").verdict == "right"
+    assert lenient(item("choice", "A", METALS), "A method of doing it").verdict == "no_answer"
+    assert lenient(item("choice", "B", METALS), "The answer is A method: (B)").verdict == "right"
+    for text in ("A is right", "The answer is A because of this", "A, since", "I would say A.", "I think (A)"):
+        assert lenient(item("choice", "A", METALS), text).verdict == "right", text
+    assert "U+0410 CYRILLIC" in lenient(item("choice", "A", METALS), "\u0410").reason
+
+
+def test_threads_keep_the_order_and_are_used_only_where_answers_wait() -> None:
+    seen: set[int] = set()
+
+    def judge(number: int) -> int:
+        time.sleep(0.01 * (5 - number % 5))
+        seen.add(threading.get_ident())
+        return number
+
+    assert in_threads(judge, [(number,) for number in range(20)], slow=True) == list(range(20))
+    assert len(seen) > 1
+    seen.clear()
+    assert in_threads(judge, [(number,) for number in range(5)], slow=False) == list(range(5))
+    assert seen == {threading.get_ident()}
 
 
 def test_verifiers_that_there_are_not() -> None:
