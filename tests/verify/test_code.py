@@ -144,6 +144,8 @@ def test_rows_of_data_sets_become_tests() -> None:
     assert tests("t", t={"fn_name": "f", "inputs": [[1, [2]]], "outputs": [[3]]}) == calls
     lines = [{"input": "1\n[2]", "output": "3", "testtype": "functional"}]
     assert tests("t", t=lines, metadata='{"func_name": "Solution.f"}') == calls
+    named = [{"input": [1, [2]], "output": 3, "type": "function_call", "fn_name": "f"}]
+    assert tests("t", t=json.dumps(named)) == calls
     mbpp = tests("test_list", test_list=["assert f(1) == 2"], test_setup_code="x = 1")
     assert mbpp == {"kind": "python", "tests": "x = 1\nassert f(1) == 2", "entry": "", "prelude": ""}
     human = tests("test", test="def check(c): pass", prompt="def f(): ...", entry_point="f")

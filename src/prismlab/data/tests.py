@@ -41,7 +41,8 @@ def _text_of(values: Mapping[str, Any], *names: str) -> str:
 
 
 def _entry(values: Mapping[str, Any], cases: Any) -> str:
-    inner = cases.get("fn_name") if isinstance(cases, Mapping) else None
+    first = cases[0] if isinstance(cases, list) and cases else cases
+    inner = first.get("fn_name") if isinstance(first, Mapping) else None
     metadata = values.get("metadata")
     metadata = _literal(metadata) if isinstance(metadata, str) else metadata
     named = metadata.get("func_name") if isinstance(metadata, Mapping) else None
