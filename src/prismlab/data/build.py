@@ -96,10 +96,12 @@ class _Source:
         if self.masked:
             shape, first = (stop - start, self.seq_len), row * self.seq_len + inside
             prompts = np.clip(self.cache.prompts[layout.document] - layout.offset, 0, layout.length)
-            edges = np.zeros(shape[0] * shape[1] + 1, np.int32)
+            # Bytes: prompts never overlap, and a shard has tens of millions of places.
+            edges = np.zeros(shape[0] * shape[1] + 1, np.int8)
             np.add.at(edges, first, 1)
             np.add.at(edges, first + prompts, -1)
-            learned = (np.cumsum(edges[:-1]) == 0).reshape(shape) & (np.arange(self.seq_len) < fill[:, None])
+            answers = (np.cumsum(edges[:-1], dtype=np.int8) == 0).reshape(shape)
+            learned = answers & (np.arange(self.seq_len) < fill[:, None])
         return Marks(fill, np.diff(layout.starts), starts, learned)
 
     def summary(self, usage: Usage, rows: int, tokens: int) -> dict[str, Any]:
