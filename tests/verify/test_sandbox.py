@@ -502,3 +502,25 @@ def test_no_limit_of_this_process_is_changed(box: Sandbox) -> None:
     assert before == [
         resource.getrlimit(n) for n in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE)
     ]
+
+
+def test_an_interrupted_caller_leaves_nothing(box: Sandbox) -> None:
+    box.run(ANSWER, INPUT)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    kept = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.4)
+        with pytest.raises(KeyboardInterrupt):
+            box.run("import time;time.sleep(60)", b"", Limits(seconds=60.0))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, kept)
+    until = time.monotonic() + 5.0
+    while not waiting_only(box) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert waiting_only(box)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -87,8 +87,9 @@ class Sandbox:
             SandboxError: they cannot be had.
         """
         with self._lock:
-            if self._pool is not None and self._owner == os.getpid() and self._pool.keeper.poll() is not None:
-                self._pool.close()
+            mine = self._pool if self._owner == os.getpid() else None
+            if mine is not None and (mine.broken or mine.keeper.poll() is not None):
+                mine.close()
                 self._pool = None
             if self._pool is None or self._owner != os.getpid():
                 self._pool, self._owner = Pool(self.level, self.place, self.warm, self.scratch), os.getpid()

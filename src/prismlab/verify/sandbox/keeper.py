@@ -161,7 +161,10 @@ class Keeper:
 
     def _listener(self, worker: Worker, channel: socket.socket) -> None:
         """The worker hands over the descriptor on which its filter asks."""
-        _, descriptors, _, _ = socket.recv_fds(channel, 16, 1)
+        try:
+            _, descriptors, _, _ = socket.recv_fds(channel, 16, 1)
+        except OSError:
+            descriptors = []
         self._forget(channel.fileno())
         channel.close()
         if descriptors:
@@ -246,7 +249,9 @@ class Keeper:
         oom = starved and out_of_memory_kills() > worker.oom_before
         _say(worker.line, {"status": worker.status, "killed": worker.killed, "peak": worker.peak, "oom": oom})
         worker.line.close()
-        self.starter.clean(begun)
+        # What cannot be deleted now is tried again at the end; the next program has a folder of its own.
+        with contextlib.suppress(OSError):
+            self.starter.clean(begun)
 
 
 def _drain(descriptor: int) -> None:

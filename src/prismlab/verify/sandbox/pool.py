@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,21 @@ class Worker:
     stdin: int
     stdout: int
     stderr: int
+    said: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the keeper has said of it while it waited."""
+
+    def lives(self) -> bool:
+        """Whether it still waits: its keeper has neither said that it ended nor gone away."""
+        while True:
+            try:
+                words = self.line.recv(1 << 12, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return "status" not in self.said
+            except OSError:
+                return False
+            if not words:
+                return False
+            self.said |= json.loads(words)
 
     def close(self) -> None:
         """Give the worker up; the keeper kills what is left."""
@@ -56,6 +71,8 @@ class Pool:
             SandboxError: it cannot be started, or refuses.
         """
         self.level, self.warm = level, warm
+        self.broken = False
+        """Set once no worker can be had of this keeper: another one is wanted."""
         self.waiting: deque[Worker] = deque()
         self.lock = threading.Lock()
         bwrap = shutil.which("bwrap") or ""
@@ -114,6 +131,7 @@ class Pool:
             socket.send_fds(self.control, [order], theirs)
         except OSError as error:
             worker.close()
+            self.broken = True
             raise SandboxError(f"the sandbox's keeper is gone: {error}") from error
         finally:
             its_line.close()
@@ -129,9 +147,17 @@ class Pool:
             SandboxError: the keeper is gone.
         """
         with self.lock:
-            while len(self.waiting) < self.warm + 1:
-                self.waiting.append(self._start())
-            return self.waiting.popleft()
+            for _ in range(self.warm + 1):
+                while len(self.waiting) < self.warm + 1:
+                    self.waiting.append(self._start())
+                worker = self.waiting.popleft()
+                if worker.lives():
+                    return worker
+                why = worker.said.get("killed") or worker.said.get("status")
+                complaint = _read(worker.stderr)
+                worker.close()
+        self.broken = True
+        raise SandboxError(f"no confined process can be started ({complaint or why or 'the keeper is gone'})")
 
     def close(self) -> None:
         """End the keeper and everything that it keeps."""
@@ -145,6 +171,13 @@ class Pool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.keeper.pid, signal.SIGKILL)
             self.keeper.wait()
+
+
+def _read(descriptor: int) -> str:
+    try:
+        return os.read(descriptor, 300).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _temporary() -> str:

@@ -55,7 +55,7 @@ class Session:
         self.heard = b""
         self.accepted: float | None = None
         self.final: Mapping[str, Any] | None = None
-        self.inside: int | None = None
+        self.inside: int | None = worker.said.get("inside")
         """Level A: the first process inside, by the host's number."""
         self.why: Status | None = None
         self.fault = ""
@@ -197,9 +197,12 @@ class Session:
 
     def finish(self) -> Outcome:
         """Run until nothing is left, and say what became of it."""
-        while self.final is None:
-            self.step()
-        self.worker.close()
+        try:
+            while self.final is None:
+                self.step()
+        finally:
+            # Also where the caller is interrupted: a closed line ends the run.
+            self.worker.close()
         return self._outcome()
 
     def stop(self) -> Outcome:
