@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-MOST_ENTRIES = 20_000
+MOST_ENTRIES = 4_000
 """A folder with more entries counts as full: it is not walked to its end."""
 
 
