@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,22 @@ def test_killed_and_run_again(phase: str, go: Callable[..., Any], tmp_path: Path
     torch.manual_seed(99)
     go(tmp_path / "again", scratch, snapshots=3)
     assert end_state(tmp_path / "again") == expected
+
+
+def test_a_save_that_is_written_late_holds_its_own_step_alone(
+    go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Saves._write
+
+    def late(self: Any, *args: Any) -> Any:
+        time.sleep(0.5)  # training goes on meanwhile
+        return write(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Saves, "_write", late)
+        go(tmp_path / "first", tmp_path / "scratch")
+    go(tmp_path / "again", tmp_path / "scratch")
+    assert end_state(tmp_path / "again") == end_state(tmp_path / "first")
 
 
 def test_what_was_sampled_is_not_sampled_again(

@@ -123,7 +123,9 @@ class Recorder(TrainerCallback):
         trainer = self.trainer
         if self._saves is None or trainer is None:
             return
-        told = {"rows": self.rows, "trainer": trainer_state(state), "scheduler": scheduler_state(trainer.lr_scheduler)}
+        # A copy of the rows: a thread writes them while training goes on and adds to them.
+        told = {"rows": list(self.rows), "trainer": trainer_state(state)}
+        told["scheduler"] = scheduler_state(trainer.lr_scheduler)
         model: Any = trainer.model
         reference: Any = trainer.ref_model
         files = {} if self._snapshots is None else self._snapshots.kept()
