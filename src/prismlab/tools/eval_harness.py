@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,36 @@ from prismlab.tools.evaluate import Place, claim, held_checkpoint, summary_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from prismlab.evaluate.suite_base import Suite, Wish
+    from prismlab.evaluate.suite_base import Benchmark, Suite, Wish
+
+
+def _config(
+    suite: Suite, chosen: Sequence[Benchmark], wish: Wish, place: Place, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that decides the numbers besides the checkpoint."""
+    facts = {
+        one.name: {
+            "metric": one.metric,
+            "shots": one.shots if wish.shots is None else wish.shots,
+            "items": one.items if wish.limit is None else wish.limit,
+            "normalisation": one.normalisation,
+            "licence": one.licence,
+            "source": one.source,
+        }
+        for one in chosen
+    }
+    rows = {name: {"blake2b": one["blake2b"], "rows": one["rows"]} for name, one in sorted(manifest.items())}
+    return {"suite": suite.name, "benchmarks": facts, "limit": wish.limit, "rows": rows, "dtype": place.dtype}
+
+
+def _fits(manifest: Mapping[str, Any], positions: int | None, folder: Path) -> None:
+    """Refuse items that are longer than the model's positions: the harness would cut them."""
+    longest = max((length for one in manifest.values() for length in one.get("lengths", ())), default=0)
+    if positions is not None and longest > positions:
+        raise DataError(
+            f"{folder}: items of {longest} tokens ({ROOM} for the answer), the model has "
+            f"{positions} positions; fetch shorter ones or take a model with more"
+        )
 
 
 def through_harness(
@@ -42,30 +71,12 @@ def through_harness(
     chosen = suite.named(wish.benchmarks)
     held = held_checkpoint(checkpoint, place)
     manifest = read_manifest(place.source / suite.name)
-    facts = {
-        one.name: {
-            "metric": one.metric,
-            "shots": one.shots if wish.shots is None else wish.shots,
-            "items": one.items if wish.limit is None else wish.limit,
-            "normalisation": one.normalisation,
-            "licence": one.licence,
-            "source": one.source,
-        }
-        for one in chosen
-    }
-    rows = {name: {"blake2b": one["blake2b"], "rows": one["rows"]} for name, one in sorted(manifest.items())}
-    config = {"suite": suite.name, "benchmarks": facts, "limit": wish.limit, "rows": rows, "dtype": place.dtype}
+    config = _config(suite, chosen, wish, place, manifest)
     with tempfile.TemporaryDirectory(prefix="prism-eval-") as spare, show.progress(f"eval {suite.name}") as progress:
         parts = Path(spare) if place.out is None else claim(place.out, config, held.content())
         parts.mkdir(parents=True, exist_ok=True)
         model, tokenizer = held.load()
-        longest = max((length for one in manifest.values() for length in one.get("lengths", ())), default=0)
-        positions = positions_of(model)
-        if positions is not None and longest > positions:
-            raise DataError(
-                f"{place.source / suite.name}: items of {longest} tokens ({ROOM} for the answer), the model has "
-                f"{positions} positions; fetch shorter ones or take a model with more"
-            )
+        _fits(manifest, positions_of(model), place.source / suite.name)
         judged = judge_tasks(
             suite, chosen, place.source, model, tokenizer, parts, progress, shots=wish.shots, limit=wish.limit
         )
