@@ -19,7 +19,14 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cost"))
-from test_cost_operations import ROWS, SEQ_LEN, all_pairs_extra, counted, model_of, reference_scan_extra
+from test_cost_operations import (  # pyright: ignore[reportMissingImports]
+    ROWS,
+    SEQ_LEN,
+    all_pairs_extra,
+    counted,
+    model_of,
+    reference_scan_extra,
+)
 
 from prismlab.cost.hub import CARD_PARAMETERS, HUB_CONFIGS, hub_shape
 from prismlab.cost.operations import forward_operations, training_operations
