@@ -372,6 +372,7 @@ def test_namespaces_refused_name_the_remedy(open_folder: Path, monkeypatch: pyte
 def test_another_level_is_never_taken_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv(SWITCH, "A")
+    monkeypatch.setattr("prismlab.verify.sandbox.probe._shared", {})
     with pytest.raises(SandboxError):
         shared_sandbox()
     monkeypatch.setenv(SWITCH, "none")
