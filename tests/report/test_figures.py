@@ -157,13 +157,15 @@ def test_a_single_value_can_be_drawn() -> None:
 
 
 def test_cards_sign_differences_and_not_levels() -> None:
-    cards = {c["id"]: card(c) for c in build(complete().table)["claims"]}
+    claims = build(complete().table)["claims"]
+    cards = {c["id"]: card(c) for c in claims}
     assert cards["C1"].effect.startswith("+")
     assert cards["C1"].effect.endswith(" points")
     assert re.fullmatch(r"\d\.\d+", cards["C10"].effect)
     assert cards["C7"].effect.endswith(" percent")
     assert not cards["C7"].effect.startswith("+")
-    assert cards["C15"].effect == "–"
+    unknown = {**claims[0], "effect": {**claims[0]["effect"], "value": None}}
+    assert card(unknown).effect == "–"
     assert cards["C11"].interval.startswith("[0.999")
 
 

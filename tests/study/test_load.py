@@ -335,7 +335,8 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_merge_keys_are_plain_yaml_and_may_be_overridden(tmp_path: Path) -> None:
     text = yaml.safe_dump({key: STUDY[key] for key in ("name", "bases", "sources", "mixtures")}, sort_keys=False)
-    text += "checkpoints:\n  a: &a {stage: pretrain, from: tiny, mixture: start, steps: 3, seq_len: 64}\n  b: {<<: *a, steps: 4}\n"
+    text += "checkpoints:\n  a: &a {stage: pretrain, from: tiny, mixture: start, steps: 3, seq_len: 64}\n"
+    text += "  b: {<<: *a, steps: 4}\n"
     checkpoints = load_study(written(tmp_path, text)).study.checkpoints
     assert [spec.model_dump()["steps"] for spec in checkpoints.values()] == [3, 4]
 
