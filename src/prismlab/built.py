@@ -15,8 +15,6 @@ from prismlab.study.plan import plan_study
 from prismlab.study.steps import Missing, entries_of
 from prismlab.study.study import Study
 
-NOT_BUILT = "not built yet"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
@@ -60,7 +58,7 @@ def built(file: Path, *, out: Path | None) -> Built:
             continue
         artifact = store.find(found.step.kind, found.fingerprint)
         if artifact is None:
-            missing[step_id] = NOT_BUILT
+            missing[step_id] = store.not_built(step_id)
         elif artifact.record["status"] == "ended":
             missing[step_id] = str(artifact.record.get("reason", "ended"))
         else:

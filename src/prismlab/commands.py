@@ -16,9 +16,9 @@ import typer
 from prismlab.errors import SandboxError, SpecError, StoreError
 from prismlab.run.launch import InProcess
 from prismlab.run.progress import display_for, seconds_text, where_the_time_went
-from prismlab.run.runner import NOT_BUILT, Runner, Summary
+from prismlab.run.runner import Runner, Summary
 from prismlab.run.step import Artifact
-from prismlab.run.store import Store
+from prismlab.run.store import NOT_BUILT, OLDER, Store
 from prismlab.study.arms import ambiguous_arms, infer_arms
 from prismlab.study.check import leaks
 from prismlab.study.load import LoadedStudy, load_study
@@ -311,7 +311,7 @@ def build_report(file: Path, *, out: Path | None, threads: int | None, open_it: 
     loaded = load_study(file)
     store = _built_store(loaded, out, file)
     summary = _decided(loaded, store, threads, ("claims", "gate", "report"))
-    absent = sum(step.get("reason", "").endswith(NOT_BUILT) for step in summary.steps)
+    absent = sum(step.get("reason", "").endswith((NOT_BUILT, OLDER)) for step in summary.steps)
     if absent:
         typer.echo(f"{absent} steps are not in it; 'prism run {file}' builds them", err=True)
     say(str(summary.report))

@@ -407,6 +407,23 @@ def test_c16_is_half_of_the_damage_at_the_length_of_the_base() -> None:
     assert "'claims.long_context'" in entry(world, "C16")["missing"][0]
 
 
+@pytest.mark.parametrize("by", ["tasks", "suite"])
+def test_c16_names_the_step_that_is_not_built(by: str) -> None:
+    """No metrics tell which evaluation scores by length, so the study file does."""
+    world = complete()
+    world.study["tasks"]["far"] = {"micro": {"domain": "retrieval", "tokens": 64}}
+    asked = {"tasks": ["far"]} if by == "tasks" else {"tasks": [], "suite": {"name": "long", "lengths": [64]}}
+    world.study["evaluations"]["ruler"] = asked
+    for one in world.entries:
+        if one["kind"] == "evaluation" and one["name"] == "ruler":
+            one["missing"] = "not built for this version of the study"
+            del world.inputs[one["key"]]
+    missing = entry(world, "C16")["missing"]
+    assert missing[0] == "seed 0: no evaluation 'ruler' of base (base): not built for this version of the study"
+    world.study["evaluations"]["ruler"] = {"tasks": []}
+    assert entry(world, "C16")["missing"][0] == "the study has no evaluation that scores by length ('lengths')"
+
+
 def test_c17_holds_late_gains_to_one_point() -> None:
     world = complete()
     scores("mid[MC]@26B", math=at(54.5, "b"), code=at(44.5, "b"))(world)

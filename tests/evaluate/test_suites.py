@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_the_facts_are_there_without_torch_and_are_whole() -> None:
         suite_named("retentoin")
     with pytest.raises(SpecError, match="no benchmark 'mmul'"):
         SUITES["retention"].named(("mmul",))
+
+
+def test_what_the_harness_needs_is_pinned() -> None:
+    """CI installs with ``constraints.txt``: a release of one of the harness's packages moves no number by itself."""
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    pinned = dict(re.sub(r"[-_.]+", "-", line.lower()).split("==") for line in lines if "==" in line)
+    asked = [re.split(r"[^\w.-]", one)[0] for one in requires("lm_eval") or () if "extra ==" not in one]
+    missing = [name for name in asked if re.sub(r"[-_.]+", "-", name.lower()) not in pinned]
+    assert asked
+    assert not missing
 
 
 def test_hub_rows_and_text_copies_give_the_same_items(tmp_path: Path) -> None:

@@ -226,6 +226,18 @@ def test_dropped_snapshots_are_made_again_for_a_trajectory_only(tmp_path: Path) 
     assert not (tmp_path / "damaged").exists()
 
 
+def test_what_another_version_made_is_called_so(tmp_path: Path) -> None:
+    """An artifact of the same step with another fingerprint is not 'not built yet'."""
+    old = fake("a", note="old")
+    run_in_process(plan_of(old, report=False), tmp_path)
+    summary = run_in_process(plan_of(fake("a", note="new"), fake("b")), tmp_path, only=("report",))
+    reasons = {step["id"]: step.get("reason", "") for step in summary.steps}
+    assert reasons["train/a/s0"].startswith("not built for this version of the study")
+    assert reasons["train/b/s0"] == "not built yet"
+    told = record_of(tmp_path, "report/test")["inputs"]["train/a/s0"]["missing"]  # type: ignore[index]
+    assert told.startswith("train/a/s0 is not built for this version of the study")
+
+
 def test_only_some_kinds_may_be_built(tmp_path: Path) -> None:
     whole = diamond()
     run_in_process(Plan(name="test", steps=whole.steps[:1], arms={}), tmp_path)

@@ -206,7 +206,8 @@ class Table:
             for entry in self._matching("evaluation", lambda _: True)
             if entry["key"] in self.inputs and self.inputs[entry["key"]].metrics.get("lengths")
         )
-        name, checkpoint = next(scored, None), self.arms[arm]
+        # Where none of them is built, the one that the study file asks for says which step that is.
+        name, checkpoint = next(scored, None) or self._by_length(), self.arms[arm]
         if name is None:
             return absent("the study has no evaluation that scores by length ('lengths')")
 
@@ -218,6 +219,18 @@ class Table:
 
         what = f"evaluation {name!r} of {checkpoint} ({arm})"
         return self._read("evaluation", test, read, what, f"no score at {length:,} tokens")
+
+    def _by_length(self) -> str | None:
+        """The first evaluation of the study file whose tasks are made for a length in tokens."""
+        tasks = cast("Mapping[str, Mapping[str, Any]]", self.study.get("tasks", {}))
+        asked = cast("Mapping[str, Mapping[str, Any]]", self.study.get("evaluations", {}))
+        for name in dict.fromkeys(str(entry["name"]) for entry in self._matching("evaluation", lambda _: True)):
+            spec = asked.get(name, {})
+            suite = cast("Mapping[str, Any]", spec.get("suite") or {})
+            micro = [cast("Mapping[str, Any]", tasks[task].get("micro") or {}) for task in spec.get("tasks") or ()]
+            if suite.get("lengths") or any(one.get("tokens") is not None for one in micro):
+                return name
+        return None
 
     def path_points(self, base: str, mid: str, run: str) -> tuple[float, ...]:
         """Places of the points on the path base (0), mid (1), RL (2) that a landscape of these arms has, sorted."""

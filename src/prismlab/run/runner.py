@@ -34,9 +34,6 @@ KIND_WEIGHT = {
 NEEDS_SNAPSHOTS = ("trajectory",)
 """Kinds that cannot use an artifact whose snapshots were dropped."""
 
-NOT_BUILT = "not built yet"
-"""Reason of a step that is missing only because it was not to be built."""
-
 
 class StepFailed(PrismError):
     """A step stopped with an error that the user can mend."""
@@ -183,7 +180,8 @@ class Runner:
                 outcome = outcome_of(step, settled.fingerprint, found.record)
                 self._decide(step, outcome, status="cached", artifact=found)
             elif self._only is not None and step.kind not in self._only:
-                self._decide(step, Missing(f"{step.id} is {NOT_BUILT}"), status="skipped", reason=NOT_BUILT)
+                reason = self._store.not_built(step.id)
+                self._decide(step, Missing(f"{step.id} is {reason}"), status="skipped", reason=reason)
             else:
                 del self._waiting[step.id]
                 self._ready[step.id] = settled

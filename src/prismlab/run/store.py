@@ -31,6 +31,10 @@ from prismlab.study.steps import canonical
 RECORD = "record.json"
 SCHEMA = 1
 """Version of the record's own layout."""
+NOT_BUILT = "not built yet"
+"""Why a step that was not to be built has no artifact."""
+OLDER = "not built for this version of the study: what is there was made by another version of it or of prism"
+"""The same, where the step was built once from another configuration, other inputs or by an older stage."""
 _OURS = re.compile(
     r"lock|artifacts|tmp|tmp\.\d+|scratch|damaged|logs|run\.json|run\.json\.tmp|hashes\.json|hashes\.json\.\d+"
 )
@@ -91,6 +95,7 @@ class Store:
         self.scratches = self.root / "scratch"
         self.damaged = self.root / "damaged"
         self.logs = self.root / "logs"
+        self._names: set[str] | None = None
 
     @contextmanager
     def lock(self) -> Generator[None]:
@@ -182,6 +187,18 @@ class Store:
         """The record of ``find``."""
         found = self.find(kind, fingerprint)
         return None if found is None else found.record
+
+    def not_built(self, step: str) -> str:
+        """Why there is no artifact of a step: ``OLDER`` where one of the same id lies there, else ``NOT_BUILT``."""
+        if self._names is None:
+            self._names = {record["name"] for folder in self.all() if (record := self._told(folder)) is not None}
+        return OLDER if step in self._names else NOT_BUILT
+
+    def _told(self, folder: Path) -> Mapping[str, Any] | None:
+        try:
+            return self.read(folder).record
+        except StoreError:
+            return None
 
     def verify(self, artifact: Artifact) -> None:
         """Check every file against the record.

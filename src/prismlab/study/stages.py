@@ -26,6 +26,6 @@ STAGES: dict[str, tuple[str, int]] = {
     "landscape": ("prismlab.analyse.landscape:run", 3),
     "frontier": ("prismlab.rl.frontier:run", 1),
     "gate": ("prismlab.evaluate.retention:run", 3),
-    "claims": ("prismlab.claims.ledger:run", 4),
+    "claims": ("prismlab.claims.ledger:run", 5),
     "report": ("prismlab.report.html:run", 6),
 }
