@@ -9,6 +9,7 @@ import pytest
 
 from prismlab.data.build import run
 from prismlab.data.corpus import Corpus
+from prismlab.data.inspect import ahead
 from prismlab.data.sources import documents, heldout_texts, is_heldout
 from prismlab.errors import DataError
 from prismlab.micro.world import questions
@@ -269,6 +270,26 @@ def test_shares_are_of_tokens_where_rows_are_padded(tmp_path: Path, base: Artifa
     counts = np.cumsum(corpus.row_source[:, None] == np.arange(2), axis=0)
     tokens = counts * np.array([40, 64])
     assert np.abs(tokens[:, 0] - tokens.sum(axis=1) / 2).max() < 64
+
+
+def test_no_source_of_padded_rows_strays_by_more_than_a_row(tmp_path: Path, base: Artifact) -> None:
+    """From the first row on, of the tokens on disk; ``ahead``, which the page shows, says the same."""
+    rng, files = np.random.default_rng(0), {}
+    weights = {"a": 5, "b": 1, "c": 1, "d": 0.3, "e": 0.2}
+    for name, most in zip(weights, (120, 40, 9, 63, 35), strict=True):
+        lengths = rng.integers(1, most, 300).tolist()
+        texts = (f"{at:05d}".ljust(length, ".") for at, length in enumerate(lengths))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        files[name] = [str(tmp_path / f"{name}.jsonl")]
+    sources = {name: {"files": ["x"], "domain": "web"} for name in weights}
+    packing = {"method": "best_fit", "window": 20}
+    _, corpus = build(tmp_path / "c", base, config(weights, sources, rows=600, packing=packing, files=files))
+    fill = corpus.row_fill.astype(np.int64)
+    tokens = np.cumsum((corpus.row_source[:, None] == np.arange(5)) * fill[:, None], axis=0)
+    shares = np.array(list(weights.values())) / sum(weights.values())
+    astray = np.abs(tokens - shares * tokens.sum(axis=1, keepdims=True))
+    assert 20 < astray.max() <= 64
+    assert ahead(corpus)["most"] == pytest.approx(dict(zip(weights, astray.max(axis=0) / 64, strict=True)))
 
 
 def test_only_answers_are_learned_where_that_is_asked_for(tmp_path: Path, base: Artifact) -> None:

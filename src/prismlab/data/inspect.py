@@ -86,7 +86,7 @@ def measure(corpus: Corpus, most: int = MOST_ROWS) -> dict[str, Any]:
 
 
 def ahead(corpus: Corpus, points: int = 200) -> dict[str, Any]:
-    """How far sources are from their shares of the tokens so far, in rows of each one's own mean length.
+    """How far sources are from their shares of the tokens so far, in full rows; one is what the schedule allows.
 
     Args:
         corpus: opened.
@@ -104,7 +104,7 @@ def ahead(corpus: Corpus, points: int = 200) -> dict[str, Any]:
     for at, source in enumerate(corpus.manifest["sources"]):
         mine = corpus.row_source == at
         if mine.any():
-            lead = (np.cumsum(np.where(mine, fill, 0.0)) - float(source["weight"]) * total) / fill[mine].mean()
+            lead = (np.cumsum(np.where(mine, fill, 0.0)) - float(source["weight"]) * total) / corpus.seq_len
             high = np.maximum(high, np.maximum.reduceat(lead, first))
             low = np.minimum(low, np.minimum.reduceat(lead, first))
             most[corpus.sources[at]] = float(np.abs(lead).max())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prismlab.errors import DataError
 
 _NEAR, _NEAR_SHARE = 1e-9, 1e-12
-"""Rounding of sums up to millions of rows; far below the room that the bound leaves, 1/(2 n - 2) rows."""
+"""Rounding of sums up to millions of rows, in rows or tokens: far below one of them."""
 SizeOf = Callable[[int], float]
 """Tokens of a source's row of this number (from 0), more than none; asked for in order, one row ahead."""
 
@@ -31,16 +31,17 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
 def schedule(weights: Mapping[str, float], rows: int, sizes: Sequence[SizeOf] | None = None) -> NDArray[np.int32]:
     """The source of each row: index into ``weights``, int32 [rows].
 
-    Every prefix is fair. Where all rows hold equally many tokens, each source's count of rows lies within
-    1 - 1/(2 n - 2) rows (n sources) of its ideal share of the rows so far: of the sources whose count would not run
-    ahead by more, the one that would first fall behind by more is taken (Tijdeman, "The chairman assignment problem",
-    Discrete Mathematics 32, 1980).
+    Every prefix is fair: at no row is a source further than one row from its share of what was given so far.
 
-    Where rows differ in tokens (``sizes``), shares are of tokens, padding apart. The ideal is then the flow in which
-    all sources run side by side, each giving its share of every token: after tau tokens source s stands at the row,
-    counted in parts, at which its own rows reach ``share * tau`` tokens. These ideals sum to the number of rows, and
-    each grows with it, so they are the running sums of a time-varying chairman problem: the theorem, which is stated
-    for those, gives the same bound in rows at every prefix.
+    Where all rows hold equally many tokens, each source's count of rows lies within 1 - 1/(2 n - 2) rows (n sources)
+    of its share of the rows so far: of the sources whose count would not run ahead by more, the one that would first
+    fall behind by more is taken (Tijdeman, "The chairman assignment problem", Discrete Mathematics 32, 1980).
+
+    Where rows differ in tokens (``sizes``), shares are of tokens, padding apart. Of the sources that are not ahead of
+    their share the one is taken whose share first reaches the end of its next row. A source of share w whose next row
+    has a tokens is then at most (1 - w) a' tokens ahead, a' those of its last row, and at most (1 - w) a + w b behind,
+    b those of the largest row of another source: never more than one full row. This is the packet scheduler WF2Q, whose
+    packets are rows, on a line that is never idle (Bennett and Zhang, INFOCOM 1996); docs/data.md has the proof.
 
     Args:
         weights: of each source.
@@ -53,24 +54,24 @@ def schedule(weights: Mapping[str, float], rows: int, sizes: Sequence[SizeOf] | 
     shares = list(normalised(weights).values())
     if len(shares) == 1:
         return np.zeros(rows, dtype=np.int32)
-    slack = 1.0 - 1.0 / (2 * len(shares) - 2)
-    time = _equal_time if sizes is None else _Flow(shares, sizes)
+    slack = 1.0 - 1.0 / (2 * len(shares) - 2) if sizes is None else 1.0
     sources = [_Due(share, slack, size) for share, size in zip(shares, sizes or [None] * len(shares), strict=True)]
     waiting = [(source.from_, at) for at, source in enumerate(sources)]
     heapify(waiting)
     ready: list[tuple[float, int]] = []
     chosen = np.empty(rows, dtype=np.int32)
+    given = 0.0
     for row in range(rows):
-        now = time(row + 1)
+        now = given + 1.0 if sizes is None else given
         now += now * _NEAR_SHARE + _NEAR
         while waiting and waiting[0][0] <= now:
             at = heappop(waiting)[1]
             heappush(ready, (sources[at].until, at))
-        # Never empty: before each row the ideals are ahead of the counts by 1 in sum, so one by 1/n at least, and
-        # 1/n >= 1/(2 n - 2) = 1 - slack is what makes a source ready.
+        # Never empty. Leads sum to 0, so one source at least is not ahead. Of equal rows: with the row to come the
+        # shares are ahead of the counts by 1 in sum, so one by 1/n at least, and 1/n >= 1/(2 n - 2) = 1 - slack.
         at = heappop(ready)[1]
         chosen[row] = at
-        sources[at].take()
+        given += sources[at].take()
         heappush(waiting, (sources[at].from_, at))
     return chosen
 
@@ -80,14 +81,10 @@ def row_counts(chosen: NDArray[np.int32], sources: int) -> NDArray[np.int64]:
     return np.bincount(chosen, minlength=sources).astype(np.int64)
 
 
-def _equal_time(rows: int) -> float:
-    return float(rows)
-
-
 class _Due:
-    """When one source's next row may be taken and when it must be, in rows or in tokens of all sources."""
+    """From when on one source's next row may be taken, and until when it is due, in rows or tokens of all sources."""
 
-    __slots__ = ("_before", "_count", "_share", "_size", "_slack", "from_", "until")
+    __slots__ = ("_before", "_count", "_next", "_share", "_size", "_slack", "from_", "until")
 
     def __init__(self, share: float, slack: float, size: SizeOf | None) -> None:
         self._share, self._slack, self._size = share, slack, size
@@ -95,51 +92,18 @@ class _Due:
         self._look()
 
     def _look(self) -> None:
-        size = 1.0 if self._size is None or not self._share else self._size(self._count)
-        self.from_ = _over(self._before + (1.0 - self._slack) * size, self._share)
-        self.until = _over(self._before + self._slack * size, self._share)
+        self._next = 1.0 if self._size is None or not self._share else self._size(self._count)
+        self.from_ = _over(self._before + (1.0 - self._slack) * self._next, self._share)
+        self.until = _over(self._before + self._slack * self._next, self._share)
 
-    def take(self) -> None:
-        """The row is given: look at the next one."""
-        self._before += 1.0 if self._size is None else self._size(self._count)
+    def take(self) -> float:
+        """The row is given: its size, and look at the next one."""
+        taken = self._next
+        self._before += taken
         self._count += 1
         self._look()
+        return taken
 
 
 def _over(tokens: float, share: float) -> float:
     return tokens / share if share else float("inf")
-
-
-class _Flow:
-    """All sources side by side: after how many tokens in all their rows, counted in parts, sum to a number."""
-
-    def __init__(self, shares: Sequence[float], sizes: Sequence[SizeOf]) -> None:
-        self._shares, self._sizes = shares, sizes
-        self._row = [0] * len(shares)
-        self._full = [size(0) if share else 1.0 for share, size in zip(shares, sizes, strict=True)]
-        self._ends = [(_over(full, share), at) for at, (full, share) in enumerate(zip(self._full, shares, strict=True))]
-        self._current = list(self._full)
-        heapify(self._ends)
-        self._rate = self._rows_a_token()
-        self._tokens = self._rows = 0.0
-
-    def _rows_a_token(self) -> float:
-        return sum(share / size for share, size in zip(self._shares, self._current, strict=True))
-
-    def __call__(self, rows: int) -> float:
-        """Tokens of the flow when ``rows`` rows are through; ``rows`` must not go down."""
-        while True:
-            end, at = self._ends[0]
-            more = self._rate * (end - self._tokens)
-            if self._rows + more >= rows:
-                self._tokens += (rows - self._rows) / self._rate
-                self._rows = float(rows)
-                return self._tokens
-            self._rows, self._tokens = self._rows + more, end
-            heappop(self._ends)
-            self._row[at] += 1
-            self._current[at] = self._sizes[at](self._row[at])
-            self._full[at] += self._current[at]
-            heappush(self._ends, (_over(self._full[at], self._shares[at]), at))
-            # Summed anew, not corrected: rounding must not pile up over millions of rows.
-            self._rate = self._rows_a_token()

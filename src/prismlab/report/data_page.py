@@ -48,7 +48,7 @@ def prefixes(path: Mapping[str, Any]) -> Drawing:
     panel = Panel(title="rows from the share asked", x="rows so far", y="rows", lines=lines)
     how = (
         "Of all sources the one that has given most above its share of the tokens so far, and the one most below, at "
-        "the worst row of each stretch. None strays by more than a row or so: a training that stops early had the "
+        "the worst row of each stretch. The schedule allows one full row: a training that stops early had the "
         "mixture that was asked."
     )
     return Drawing("prefixes", figures.draw([panel], columns=1, height=260), how, "Shares on the way")

@@ -9,7 +9,7 @@ from __future__ import annotations
 STAGES: dict[str, tuple[str, int]] = {
     "base": ("prismlab.model.base:run", 1),
     "clean": ("prismlab.data.clean:run", 2),
-    "corpus": ("prismlab.data.build:run", 3),
+    "corpus": ("prismlab.data.build:run", 4),
     "train": ("prismlab.train.stage:run", 2),
     "snapshot": ("prismlab.model.snapshot:run", 1),
     "merge": ("prismlab.merge.linear:run", 2),
