@@ -1,6 +1,7 @@
 """What a process of the tests of several processes does; started by torchrun, or called.
 
 ranks.py FOLDER NAME STOP REPLICATE SHARD ARCH...    the stage, stopped after STEP steps (``-``: run to its end)
+ranks.py FOLDER alarm ACTION...                      the stage with an alarm, of which the processes measure otherwise
 ranks.py FOLDER beat                                 waits, with signs of life
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from prismlab.data.corpus import write_corpus
+from prismlab.errors import EndBranch
 from prismlab.micro.models import build_model, tiny_config
 from prismlab.model.checkpoint import save_checkpoint
 from prismlab.model.tokens import build_byte_tokenizer, tokenizer_hash
@@ -27,6 +29,7 @@ from prismlab.study.checkpoints import TrainSpec
 from prismlab.study.study import Study
 from prismlab.train import stage
 from prismlab.train.boundaries import TrainingRows
+from prismlab.train.monitors import Heldout
 from prismlab.train.parallel import World
 
 STEPS, ROWS, LENGTH = 12, 4, 24
@@ -146,6 +149,25 @@ def watched(file: Path) -> Iterator[None]:
     TrainingRows.tokens = tokens  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def alarmed(folder: Path, world: World, action: str) -> None:
+    """A run whose weights break; all processes but the first are told by their own measurement that nothing is lost."""
+    measure = Heldout.measure
+
+    def other(self: Heldout, step: int) -> dict[str, Any]:
+        return {**measure(self, step), "general": 0.0}
+
+    if world.rank:
+        Heldout.measure = other  # pyright: ignore[reportAttributeAccessIssue]
+    changes = {"alarm": {"heldout_loss_up": 0.05, "action": action}, "keep_snapshots": True}
+    try:
+        result = run(folder, action, None, {"mesh": None}, optimizer={"lr": 1.0, "eps": 1e-8}, **changes)
+        told = {"alarm": result.metrics["alarm"]}
+    except EndBranch as end:
+        told = {"ended": end.reason}
+    Heldout.measure = measure  # pyright: ignore[reportAttributeAccessIssue]
+    (folder / f"{action}-{world.rank}.json").write_text(json.dumps(told))
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder, name = Path(sys.argv[1]), sys.argv[2]
@@ -153,6 +175,11 @@ def main() -> None:
     if name == "beat":
         (folder / f"beat-{world.rank}").write_text(str(os.getpid()))
         time.sleep(600)
+        return
+    if name == "alarm":
+        for action in sys.argv[3:]:
+            alarmed(folder, world, action)
+        world.leave()
         return
     stop = None if sys.argv[3] == "-" else int(sys.argv[3])
     how = {"mesh": {"replicate": int(sys.argv[4]), "shard": int(sys.argv[5])}}

@@ -100,13 +100,13 @@ def test_a_document_that_predicts_nothing_is_refused() -> None:
 
 def test_the_alarm_sets_off_once_and_only_above_what_is_allowed() -> None:
     alarm = Alarm({"heldout_loss_up": 0.5, "action": "warn"}, 2.0)
-    assert alarm.hears(1, 2.5) is None
-    text = alarm.hears(2, 2.5001)
-    assert text is not None
-    assert "step 2" in text
+    assert not alarm.due(2.5)
+    assert alarm.due(2.5001)
+    assert alarm.due(math.nan)
+    assert "step 2" in alarm.set_off(2, 2.5001)
     assert alarm.fired == 2
-    assert alarm.hears(3, 9.0) is None
-    assert Alarm(None, 2.0).hears(1, math.inf) is None
+    assert not alarm.due(9.0)
+    assert not Alarm(None, 2.0).due(math.inf)
 
 
 @pytest.mark.parametrize("action", ["warn", "save", "stop"])

@@ -142,3 +142,22 @@ def test_a_rank_that_hangs_is_named_and_all_end_within_a_minute(tmp_path: Path) 
         assert time.monotonic() - began < 60
     finally:
         del os.environ["PRISM_FAULT_FILE"]
+
+
+def test_all_processes_do_what_the_first_one_hears_the_alarm_say(tmp_path: Path) -> None:
+    ranks.prepare(tmp_path)
+    finished(torchrun(str(HERE / "ranks.py"), str(tmp_path), "alarm", "save", "stop"))
+    told = {
+        action: [json.loads((tmp_path / f"{action}-{rank}.json").read_text()) for rank in (0, 1)]
+        for action in ("save", "stop")
+    }
+    assert told["save"] == [{"alarm": {"step": 4, "action": "save"}}] * 2
+    assert all("retention alarm at step 4" in one["ended"] for one in told["stop"])
+    saved, stopped = tmp_path / "save/out", tmp_path / "stop/out"
+    kept, snapshot = (load_file(saved / f"{name}/step-000004/model.safetensors") for name in ("alarm", "snapshots"))
+    assert all(torch.equal(tensor, snapshot[name]) for name, tensor in kept.items())
+    assert (saved / "model/model.safetensors").is_file()
+    # The end is the same in both: what was measured up to there is the artifact, and no checkpoint is.
+    assert [json.loads(line)["step"] for line in (stopped / "heldout.jsonl").open()] == [0, 4]
+    assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 4
+    assert not (stopped / "model").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -21,12 +22,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prismlab.analyse import trajectory
 from prismlab.arith import trace
 from prismlab.data.corpus import write_corpus
-from prismlab.errors import CheckpointError
+from prismlab.errors import CheckpointError, StageError
 from prismlab.model.checkpoint import load_tokenizer, save_checkpoint
 from prismlab.model.tokens import tokenizer_hash
 from prismlab.run.step import Artifact, Silent
 from prismlab.study.checkpoints import TrainSpec
 from prismlab.train import stage
+
+sys.path.insert(0, str(Path(__file__).parent))
+import ranks
 
 torch.set_num_threads(1)
 
@@ -193,6 +197,21 @@ def test_of_two_processes_the_first_measures(tmp_path: Path) -> None:
     alone, _ = path_of(tmp_path, train(tmp_path, "alone", snapshots=3, keep_snapshots=False))
     # Sums over ranks are added in another order, which bf16 can turn into another neighbour.
     assert found["l2"] == pytest.approx(alone["l2"], rel=0.02)
+
+
+def test_steps_passed_over_in_a_row_are_counted_on_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    ranks.prepare(tmp_path)
+    file = tmp_path / "start/model/model.safetensors"
+    weights = {
+        name: tensor * math.nan if name.endswith("norm.weight") else tensor for name, tensor in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
+    changes: dict[str, Any] = {"on_nonfinite": "skip", "snapshots": 0, "monitor": None}
+    assert ranks.run(tmp_path, "out", 5, **changes) is None
+    # Every step is passed over: of a run that began to count anew at its save, of step 4, all 12 would be.
+    with pytest.raises(StageError, match=r"step 11: .*the 10 steps before were passed over too"):
+        ranks.run(tmp_path, "out", None, **changes)
+    assert "going on after step 4" in (tmp_path / "out/notes.txt").read_text()
 
 
 def test_a_corpus_of_another_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,10 @@ class TrainingRows:
 
     corpus: Corpus
     policy: Literal["respect", "ignore"]
+    _last: dict[tuple[int, int], NDArray[np.int32]] = field(
+        default_factory=dict[tuple[int, int], NDArray[np.int32]], repr=False, compare=False
+    )
+    """Documents that were asked for last: a step asks for those of its rows several times over."""
 
     @property
     def masked(self) -> bool:
@@ -41,8 +45,16 @@ class TrainingRows:
         return self.corpus.tokens(start, stop)
 
     def documents(self, start: int, stop: int) -> NDArray[np.int32] | None:
-        """Documents that must not see one another, as ``document_ids``; None where boundaries are ignored."""
-        return document_ids(self.corpus, start, stop) if self.policy == "respect" else None
+        """Documents that must not see one another, as ``document_ids``, not to be written to; None where boundaries are
+        ignored.
+        """
+        if self.policy != "respect":
+            return None
+        if (start, stop) not in self._last:
+            ids = document_ids(self.corpus, start, stop)
+            self._last.clear()
+            self._last[start, stop] = ids
+        return self._last[start, stop]
 
     def loss_mask(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Whether a loss is taken on each token, bool [stop - start, seq_len]: not on padding and masked prompts, and

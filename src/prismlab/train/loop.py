@@ -125,40 +125,6 @@ def _by_domain(losses: Sequence[float], domains: Sequence[str], weights: Sequenc
     }
 
 
-def _backward(
-    parallel: Parallel,
-    corpus: Rows,
-    first: int,
-    slices: Sequence[tuple[int, int]],
-    weights: Sequence[float],
-    spec: Mapping[str, Any],
-    world: World,
-    context: Context | None,
-) -> list[float]:
-    """Gradients of the step whose rows begin at ``first``, averaged over ranks; the losses of all its rows."""
-    mine: list[torch.Tensor] = []
-    for start, stop in slices:
-        batch = torch.as_tensor(corpus.tokens(first + start, first + stop)).to(world.device)
-        learned = documents = None
-        if corpus.masked:
-            learned = torch.as_tensor(corpus.loss_mask(first + start, first + stop)).to(world.device)
-        if (ids := corpus.documents(first + start, first + stop)) is not None:
-            documents = Packed.of(ids, world.device)
-        with torch.autocast(world.device.type, torch.bfloat16) if spec["precision"] == "bf16" else nullcontext():
-            parallel.last_of_step((start, stop) == slices[-1])
-            if context is None:
-                losses = parallel.within(row_losses, batch, learned, documents)
-            else:
-                losses = parallel.within(shared_row_losses, batch, learned, documents, context)
-        if learned is None:
-            (losses.sum() * (world.size / int(spec["rows"]))).backward()
-        else:
-            (losses @ losses.new_tensor(weights[start:stop]) * world.size).backward()
-        mine.append(losses.detach())
-    parallel.reduce_gradients()
-    return _all_losses(torch.cat(mine), world, 1 if context is None else context.size).tolist()
-
-
 def _bad_losses(losses: Sequence[float], domains: Sequence[str], first: int) -> str | None:
     """What is wrong with losses that are not all numbers: which rows of the corpus; None where they are."""
     if math.isfinite(sum(losses)):
@@ -169,11 +135,17 @@ def _bad_losses(losses: Sequence[float], domains: Sequence[str], first: int) -> 
     return f"loss is {sum(losses) / len(losses)}, on the corpus's rows {named}{more}"
 
 
-class _Guard:
-    """What becomes of a step whose loss or gradient is no number, by the rule of ``on_nonfinite``."""
+class Guard:
+    """What becomes of steps whose loss or gradient is no number, by the rule of ``on_nonfinite``.
+
+    Args:
+        rule: ``stop`` or ``skip``.
+    """
 
     def __init__(self, rule: str) -> None:
-        self._rule, self._row = rule, 0
+        self._rule = rule
+        self.in_a_row = 0
+        """Steps passed over one after another up to now; a run that goes on takes up its save's number."""
 
     def passes(self, step: int, fault: str | None) -> bool:
         """Whether the weights may be changed.
@@ -181,15 +153,104 @@ class _Guard:
         Raises:
             StageError: there is a fault, and the rule is to stop, or too many steps in a row were passed over.
         """
-        self._row = self._row + 1 if fault else 0
+        self.in_a_row = self.in_a_row + 1 if fault else 0
         if fault and self._rule == "stop":
             raise StageError(
                 f"step {step}: {fault}; lower 'optimizer.lr', clip harder or train in float32, look at those rows with "
                 "'prism data show', or set 'on_nonfinite: skip'"
             )
-        if self._row > MOST_SKIPPED:
+        if self.in_a_row > MOST_SKIPPED:
             raise StageError(f"step {step}: {fault}; the {MOST_SKIPPED} steps before were passed over too, so it stops")
         return fault is None
+
+
+class _Steps:
+    """One step after another: gradients of its rows, what they are worth, weights changed."""
+
+    def __init__(
+        self, model: PreTrainedModel, corpus: Rows, spec: Mapping[str, Any], world: World, parallel: Parallel | None
+    ) -> None:
+        self._corpus, self._spec, self._world = corpus, spec, world
+        self._rows, sharing = int(spec["rows"]), int(spec.get("context_parallel", 1))
+        self._context: Context | None = share_rows(world.rank, world.size, sharing)
+        self._slices = _slices(self._rows, world, spec["micro_rows"], sharing)
+        self._parallel = parallel or Parallel(model, world, resolve_mesh(None, world.size), spec["precision"])
+        self.optimizer = adamw(model, spec["optimizer"])
+
+    def _batch(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor | None, Packed | None]:
+        """Tokens of these rows of the corpus, which of them are learned, and where documents lie."""
+        device, learned, documents = self._world.device, None, None
+        batch = torch.as_tensor(self._corpus.tokens(start, stop)).to(device)
+        if self._corpus.masked:
+            learned = torch.as_tensor(self._corpus.loss_mask(start, stop)).to(device)
+        if (ids := self._corpus.documents(start, stop)) is not None:
+            documents = Packed.of(ids, device)
+        return batch, learned, documents
+
+    def _losses(self, *batch: Any) -> torch.Tensor:
+        """Loss of each row of a batch, with its graph."""
+        kind = self._world.device.type
+        with torch.autocast(kind, torch.bfloat16) if self._spec["precision"] == "bf16" else nullcontext():
+            if self._context is None:
+                return self._parallel.within(row_losses, *batch)
+            return self._parallel.within(shared_row_losses, *batch, self._context)
+
+    def _backward(self, first: int, weights: Sequence[float]) -> list[float]:
+        """Gradients of the step whose rows begin at ``first``, averaged over ranks; the losses of all its rows."""
+        mine: list[torch.Tensor] = []
+        size = self._world.size
+        for start, stop in self._slices:
+            batch = self._batch(first + start, first + stop)
+            self._parallel.last_of_step((start, stop) == self._slices[-1])
+            losses = self._losses(*batch)
+            if batch[1] is None:
+                (losses.sum() * (size / self._rows)).backward()
+            else:
+                (losses @ losses.new_tensor(weights[start:stop]) * size).backward()
+            mine.append(losses.detach())
+        self._parallel.reduce_gradients()
+        sharing = 1 if self._context is None else self._context.size
+        return _all_losses(torch.cat(mine), self._world, sharing).tolist()
+
+    def _rate(self, step: int) -> float:
+        """Set and return the learning rate of ``step`` (from 0)."""
+        given = self._spec["optimizer"]
+        lr = given["lr"] * schedule_factor(step, int(self._spec["steps"]), given)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def take(self, step: int, guard: Guard) -> StepReport:
+        """Carry out ``step`` (from 0).
+
+        Raises:
+            StageError: as ``train``.
+        """
+        began = time.perf_counter()
+        first, tokens = step * self._rows, self._rows * int(self._spec["seq_len"])
+        lr = self._rate(step)
+        weights = row_weights(step + 1, self._corpus, first, self._rows)
+        losses = self._backward(first, weights)
+        domains = self._corpus.row_domains(first, first + self._rows)
+        fault, norm = _bad_losses(losses, domains, first), math.nan
+        if fault is None:
+            # Clipping makes every gradient NaN where the norm is; after the last step no further loss would tell.
+            norm = self._parallel.clip(self._spec["optimizer"]["clip"] or math.inf)
+            fault = None if math.isfinite(norm) else f"the gradient's norm is {norm}"
+        if guard.passes(step + 1, fault):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        return StepReport(
+            step=step + 1,
+            tokens=(step + 1) * tokens,
+            loss=sum(loss * weight for loss, weight in zip(losses, weights, strict=True)),
+            domains=_by_domain(losses, domains, weights),
+            lr=lr,
+            grad_norm=norm,
+            tokens_per_second=tokens / seconds,
+            skipped=fault,
+        )
 
 
 def train(
@@ -200,6 +261,7 @@ def train(
     after_step: Callable[[int], None] = lambda step: None,
     parallel: Parallel | None = None,
     begin: Callable[[torch.optim.Optimizer], int] = lambda optimizer: 0,
+    guard: Guard | None = None,
 ) -> Iterator[StepReport]:
     """Train ``model`` in place and yield a report after every step.
 
@@ -211,45 +273,17 @@ def train(
         after_step: called with the number of steps done, for snapshots.
         parallel: the model split over the processes; made here unless given.
         begin: given the optimizer, puts back what a stopped run had saved; returns the number of steps it had done.
+        guard: of steps whose loss or gradient is no number; made here unless given.
 
     Raises:
         StageError: a loss or gradient that is not finite (unless such steps are skipped), a step without a learned
             token, or rows that do not divide among the processes.
     """
-    steps, rows, optimizer_spec = int(spec["steps"]), int(spec["rows"]), spec["optimizer"]
-    sharing = int(spec.get("context_parallel", 1))
-    context = share_rows(world.rank, world.size, sharing)
-    slices = _slices(rows, world, spec["micro_rows"], sharing)
-    parallel = parallel or Parallel(model, world, resolve_mesh(None, world.size), spec["precision"])
-    optimizer = adamw(model, optimizer_spec)
-    guard = _Guard(spec["on_nonfinite"])
-    first = begin(optimizer)
+    guard = guard or Guard(spec["on_nonfinite"])
+    steps = _Steps(model, corpus, spec, world, parallel)
+    first = begin(steps.optimizer)
     model.train()
-    for step in range(first, steps):
-        began = time.perf_counter()
-        lr = optimizer_spec["lr"] * schedule_factor(step, steps, optimizer_spec)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        weights = row_weights(step + 1, corpus, step * rows, rows)
-        losses = _backward(parallel, corpus, step * rows, slices, weights, spec, world, context)
-        domains = corpus.row_domains(step * rows, (step + 1) * rows)
-        fault, norm = _bad_losses(losses, domains, step * rows), math.nan
-        if fault is None:
-            # Clipping makes every gradient NaN where the norm is; after the last step no further loss would tell.
-            norm = parallel.clip(optimizer_spec["clip"] or math.inf)
-            fault = None if math.isfinite(norm) else f"the gradient's norm is {norm}"
-        if guard.passes(step + 1, fault):
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - began
+    for step in range(first, int(spec["steps"])):
+        report = steps.take(step, guard)
         after_step(step + 1)
-        yield StepReport(
-            step=step + 1,
-            tokens=(step + 1) * rows * int(spec["seq_len"]),
-            loss=sum(loss * weight for loss, weight in zip(losses, weights, strict=True)),
-            domains=_by_domain(losses, domains, weights),
-            lr=lr,
-            grad_norm=norm,
-            tokens_per_second=rows * int(spec["seq_len"]) / seconds,
-            skipped=fault,
-        )
+        yield report

@@ -200,10 +200,15 @@ class Alarm:
         """What is to be done."""
         return str(self._spec["action"]) if self._spec is not None else "warn"
 
-    def hears(self, step: int, general: float) -> str | None:
-        """What is to be told, if this measurement sets it off."""
-        if self._spec is None or self.fired is not None or general - self._start <= self._spec["heldout_loss_up"]:
-            return None
+    def due(self, general: float) -> bool:
+        """Whether this measurement sets it off; one that is no number does."""
+        if self._spec is None or self.fired is not None:
+            return False
+        return not general - self._start <= self._spec["heldout_loss_up"]
+
+    def set_off(self, step: int, general: float) -> str:
+        """Set it off at ``step``; what is to be told."""
+        assert self._spec is not None
         self.fired = step
         return (
             f"retention alarm at step {step}: the loss on general held-out text is {general:.4f}, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from prismlab.run.step import Artifact, Progress, Result
 from prismlab.train.boundaries import TrainingRows
 from prismlab.train.keeping import Keeper, how_of, identity, publish
 from prismlab.train.logs import MetricsLog
-from prismlab.train.loop import StepReport, train
+from prismlab.train.loop import Guard, StepReport, train
 from prismlab.train.model import make_ready
 from prismlab.train.monitors import Alarm, Heldout, Pace, load_texts
 from prismlab.train.optim import snapshot_steps
@@ -53,16 +53,22 @@ class _Watch:
 
     every: int
     last: int
+    world: World = dataclasses.field(default_factory=World)
     heldout: Heldout | None = None
     alarm: Alarm | None = None
     row: Mapping[str, Any] | None = None
     """The last measurement."""
 
     def after(self, step: int) -> str | None:
-        """To be called by all processes after every step; what the alarm says, if this step sets it off."""
+        """To be called by all processes after every step; what the alarm says, if this step sets it off.
+
+        Whether it does is for the first process to say: what follows (gathered weights, an end) is done by all or none.
+        """
         due = self.heldout is not None and (step % self.every == 0 or step == self.last)
         self.row = self.heldout.measure(step) if self.heldout is not None and due else None
-        return None if self.row is None or self.alarm is None else self.alarm.hears(step, self.row["general"])
+        if self.row is None or self.alarm is None or not self.world.agree(int(self.alarm.due(self.row["general"]))):
+            return None
+        return self.alarm.set_off(step, self.row["general"])
 
 
 class _Run:
@@ -82,6 +88,7 @@ class _Run:
         self.keeper = Keeper(config, out, same, self.world, progress)
         self.trunk = Trunk(config, inputs, self.rows, self.world, self.keeper.work)
         self.totals, self.pace = Totals(self.steps), Pace(model, self.spec, self.world)
+        self.guard = Guard(self.spec["on_nonfinite"])
         self.watch = self._watch()
         self.snapshots: Snapshots | None = None
         self.log: MetricsLog | None = None
@@ -90,10 +97,11 @@ class _Run:
     def _watch(self) -> _Watch:
         spec = self.spec.get("monitor")
         if spec is None:
-            return _Watch(1, self.steps)
+            return _Watch(1, self.steps, self.world)
         texts = load_texts(self.config, self.inputs)
         heldout = Heldout(self.parallel, self.tokenizer, texts, spec, self.world, self.spec["precision"])
-        return _Watch(int(spec["every"]), self.steps, heldout, Alarm(self.spec.get("alarm"), heldout.start["general"]))
+        alarm = Alarm(self.spec.get("alarm"), heldout.start["general"])
+        return _Watch(int(spec["every"]), self.steps, self.world, heldout, alarm)
 
     def begin(self, optimizer: torch.optim.Optimizer) -> int:
         """Take up what a stopped run had saved, and open what this one writes; the number of steps done."""
@@ -102,6 +110,8 @@ class _Run:
             saved = self.keeper.saved = self.trunk.take_up()
         if saved is not None:
             self.totals.go_on(saved.state["totals"])
+            # A save of an earlier version does not tell: then none was passed over.
+            self.guard.in_a_row = int(saved.state.get("skipped_in_a_row", 0))
             if self.watch.alarm is not None:
                 self.watch.alarm.fired = saved.state["alarm"]
         if self.chief:
@@ -127,6 +137,11 @@ class _Run:
         if first:
             self.progress.advance(first)
         return first
+
+    def reports(self) -> Iterator[StepReport]:
+        """The steps that are left, carried out one by one."""
+        told = (self.after_step, self.parallel, self.begin, self.guard)
+        return train(self.parallel.model, self.rows, self.spec, self.world, *told)
 
     def after_step(self, step: int) -> None:
         """The loop's hook: snapshots, for which a split model is gathered by all processes."""
@@ -166,7 +181,8 @@ class _Run:
         assert self.log is not None
         fired = None if self.watch.alarm is None else self.watch.alarm.fired
         files = sorted(self.files())
-        return {"log": self.log.sizes(), "totals": self.totals.state(), "alarm": fired, "files": files}
+        told = {"log": self.log.sizes(), "totals": self.totals.state(), "alarm": fired, "files": files}
+        return told | {"skipped_in_a_row": self.guard.in_a_row}
 
     def files(self) -> Mapping[str, Path]:
         """Files that a save holds besides its own."""
@@ -233,8 +249,7 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     """Train from ``inputs['start']`` on ``inputs['corpus']``; see docs/architecture.md for config and outputs."""
     this, spec = _Run(config, inputs, out, progress), config["spec"]
     try:
-        steps = train(this.parallel.model, this.rows, spec, this.world, this.after_step, this.parallel, this.begin)
-        for report in steps:
+        for report in this.reports():
             this.take(report)
     except EndBranch:
         # All processes come here at the same step. None may leave before the first has put things in their place.
