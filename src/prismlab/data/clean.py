@@ -111,8 +111,8 @@ def _checked(config: Mapping[str, Any], metrics: dict[str, Any], folder: Path) -
     share = float(spec.get("max_bad", 0.01))
     if bad > max(ALWAYS_BAD, share * rows):
         reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(metrics["bad"]).most_common(3))
-        first = (folder / "quarantine.jsonl").read_text(encoding="utf-8").partition("\n")[0]
-        where = json.loads(first)
+        with (folder / "quarantine.jsonl").open(encoding="utf-8") as bad_rows:
+            where = json.loads(bad_rows.readline())
         raise DataError(
             f"source {name!r}: {bad} of {rows} rows are broken ({reasons}), the first at {where['file']}:"
             f"{where['line']}: {where['detail']}; mend them, or raise 'max_bad' above {share:g}"

@@ -37,6 +37,8 @@ PART_BYTES = 256 * 2**20
 """Files are read in parts of about so many bytes on disk, one task each; a larger file is a part of its own."""
 DROPS = ("recipe", "length", "drawn", "copies", "near", "items")
 """What drops documents, in the order in which they meet it."""
+HASHES_AT_A_TIME = 2**22
+"""Hashes of ids compared at a time: about 100 MB."""
 DROPPED = pa.schema([(name, pa.string()) for name in ("reason", "where", "id", "excerpt", "detail")])
 """Columns of ``dropped.parquet``; ``detail`` names the document that stayed instead, or the evaluation item."""
 
@@ -61,6 +63,25 @@ def parts(files: Sequence[str | Path], listing: Sequence[Mapping[str, str]]) -> 
             size = 0
         found[-1].append([str(path), digest])
         size += bytes_here
+    return found
+
+
+def distinct(files: Sequence[Path], values: int) -> int:
+    """How many different hashes ``.npy`` files of uint64 hold, a stretch of hashes at a time in memory.
+
+    Args:
+        files: of hashes, evenly spread over 64 bits.
+        values: how many there are in all, about.
+    """
+    stretches, found = -(-values // HASHES_AT_A_TIME), 0
+    for stretch in range(stretches):
+        # Both ends belong to the stretch, since 2**64 is no uint64.
+        low, last = (np.uint64((stretch + one) * 2**64 // stretches - one) for one in (0, 1))
+        held = [np.zeros(0, np.uint64)]
+        for file in files:
+            hashes = np.load(file, mmap_mode="r", allow_pickle=False)
+            held.append(hashes[(hashes >= low) & (hashes <= last)])
+        found += len(np.unique(np.concatenate(held)))
     return found
 
 
@@ -207,14 +228,13 @@ class Finish(PipelineStep):
             # These never came so far as to be counted as rows.
             counts["rows"] += sum(json.loads(file.read_text(encoding="utf-8"))["counts"].values())
         documents = characters = 0
-        ids = [np.zeros(0, np.uint64)]
-        for file in sorted((self.folder / "documents").glob("*.parquet")):
+        files = sorted((self.folder / "documents").glob("*.parquet"))
+        for file in files:
             with pq.ParquetFile(file) as shard:
                 for batch in shard.iter_batches(1000, columns=["text"]):
                     documents += len(batch)
                     characters += sum(map(len, batch["text"].to_pylist()))
-            ids.append(np.load(file.with_suffix(".ids.npy"), allow_pickle=False))
-        repeated = documents - len(np.unique(np.concatenate(ids)))
+        repeated = documents - distinct([file.with_suffix(".ids.npy") for file in files], documents)
         hits = self.folder / "hits.json"
         return {
             "rows": counts["rows"],
@@ -223,7 +243,7 @@ class Finish(PipelineStep):
             "dropped": dict(sorted(dropped.items())),
             "documents": documents,
             "characters": characters,
-            "shards": len(ids) - 1,
+            "shards": len(files),
             "repeated_ids": repeated,
             "settled_documents": counts["settled_documents"],
             "bidi_documents": counts["bidi_documents"],

@@ -29,6 +29,8 @@ HITS = pa.schema(
     ]
 )
 """Columns of ``hits.parquet``: the document, then the fields of ``evidence.Hit`` (``numbers`` as JSON)."""
+ROWS = 10_000
+"""Hits held in memory until they are written."""
 
 
 def save_items(config: Mapping[str, Any], folder: Path) -> None:
@@ -125,55 +127,70 @@ class Gather(PipelineStep):
         self.folder, self.asked = folder, dict(asked)
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Passed]:
-        found: list[dict[str, Any]] = []
-        documents = 0
-        files = sorted((self.folder / "items").glob("*.jsonl"))
-        for file in files:
-            with file.open(encoding="utf-8") as lines:
-                for line in map(json.loads, lines):
-                    documents += line.get("documents", 0)
-                    if "hits" in line:
-                        found.append({**line, "shard": int(file.stem)})
-        hits = [[_hit(hit) for hit in one["hits"]] for one in found]
-        self._rows(found, hits)
-        self._places(found, hits, len(files))
-        save_json(self.folder / "hits.json", self._summary(hits, documents))
+        told = _Evidence()
+        with whole(self.folder / "hits.parquet") as draft, pq.ParquetWriter(draft, HITS, compression="zstd") as writer:
+            for file in sorted((self.folder / "items").glob("*.jsonl")):
+                places: dict[str, str] = {}
+                for one in _searched(file):
+                    if len(told.rows) >= ROWS and "hits" in one:
+                        told.write(writer)
+                    hits = told.add(one)
+                    if counting := [hit for hit in hits if hit.counts]:
+                        best = max(counting, key=lambda hit: hit.share)
+                        places[str(one["number"])] = f"{best.task}/{best.item}"
+                save_json(self.folder / "contaminated" / f"{int(file.stem):05d}.json", places)
+            told.write(writer)
+        save_json(self.folder / "hits.json", self._summary(told))
         return
         yield
 
-    def _rows(self, found: list[dict[str, Any]], every: list[list[Hit]]) -> None:
-        rows = [
-            {**hit.to_json(), "numbers": json.dumps(hit.numbers), "where": one["where"], "id": one["id"]}
-            for one, hits in zip(found, every, strict=True)
-            for hit in hits
-        ]
-        with whole(self.folder / "hits.parquet") as draft:
-            pq.write_table(pa.Table.from_pylist(rows, schema=HITS), draft, compression="zstd")
-
-    def _places(self, found: list[dict[str, Any]], every: list[list[Hit]], shards: int) -> None:
-        places: list[dict[str, str]] = [{} for _ in range(shards)]
-        for one, hits in zip(found, every, strict=True):
-            if counting := [hit for hit in hits if hit.counts]:
-                best = max(counting, key=lambda hit: hit.share)
-                places[one["shard"]][str(one["number"])] = f"{best.task}/{best.item}"
-        for shard, held in enumerate(places):
-            save_json(self.folder / "contaminated" / f"{shard:05d}.json", held)
-
-    def _summary(self, every: list[list[Hit]], documents: int) -> dict[str, Any]:
+    def _summary(self, told: _Evidence) -> dict[str, Any]:
         look = finder(self.folder, self.asked)
-        counts = tally(every)
-        counts["clean"] += documents - len(every)
-        by_task = Counter(task for hits in every for task in {hit.task for hit in hits if hit.counts})
-        items = {(hit.task, hit.item) for hits in every for hit in hits if hit.counts}
         return {
             "action": self.asked["action"],
             "n": self.asked["n"],
-            "documents": counts,
-            "tasks": {task: by_task[task] for task in self.asked["tasks"]},
-            "items_found": len(items),
+            "documents": told.counts | {"clean": told.documents - sum(told.counts.values()) + told.counts["clean"]},
+            "tasks": {task: told.by_task[task] for task in self.asked["tasks"]},
+            "items_found": len(told.items),
             "items_searched": len(look.views.items) - len(look.not_searched),
             "items_too_short": len(look.not_searched),
         }
+
+
+def _searched(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+class _Evidence:
+    """What was found, added up a document at a time: a source where every document holds an item fits in memory."""
+
+    def __init__(self) -> None:
+        self.counts = tally([])
+        self.by_task: Counter[str] = Counter()
+        self.items: set[tuple[str, str]] = set()
+        self.documents = 0
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, one: Mapping[str, Any]) -> list[Hit]:
+        """A document's hits, or none of a line that says how many documents were looked at."""
+        self.documents += one.get("documents", 0)
+        if "hits" not in one:
+            return []
+        hits = [_hit(hit) for hit in one["hits"]]
+        for kind, count in tally([hits]).items():
+            self.counts[kind] += count
+        counting = {(hit.task, hit.item) for hit in hits if hit.counts}
+        self.by_task.update({task for task, _ in counting})
+        self.items |= counting
+        place = {"where": one["where"], "id": one["id"]}
+        self.rows += [{**hit.to_json(), "numbers": json.dumps(hit.numbers), **place} for hit in hits]
+        return hits
+
+    def write(self, writer: pq.ParquetWriter) -> None:
+        """Hits that are held to ``hits.parquet``."""
+        writer.write_table(pa.Table.from_pylist(self.rows, schema=HITS))
+        self.rows = []
 
 
 class DropContaminated(PipelineStep):

@@ -5,6 +5,8 @@ accents; numbers stay, since exercises that differ in them are different ones), 
 two documents are taken for one with probability 1 - (1 - s^8)^14 at a Jaccard similarity s: 0.21 at 0.6, 0.56 at 0.7,
 0.92 at 0.8 (Broder 1997; these sizes are datatrove's own). Groups are closed: if a is like b and b like c, one of the
 three stays. Documents of fewer than five words have no 5-gram and are compared exactly alone.
+
+Signatures and pairs are on disk and merged from there; in memory are 16 bytes for each document that has a near copy.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from datatrove.pipeline.dedup.exact_dedup import (
 from datatrove.pipeline.dedup.minhash import (
     MinhashConfig,
     MinhashDedupBuckets,
-    MinhashDedupCluster,
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
@@ -53,6 +54,8 @@ MINHASH = MinhashConfig(
 )
 SHINGLES = 4096
 """5-grams of which hashes are in memory at a time, so that a book costs no more than a page: 4 MB."""
+PAIRS = 2**20
+"""Pairs of near copies in memory at a time: about 60 MB."""
 _MOST_SHARDS = 65_534
 _WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|\w+")
 Stream = Callable[[], list[Any]]
@@ -115,15 +118,12 @@ def exact_filter(folder: Path, drops: Drops | None) -> Any:
 def minhash_phases(folder: Path, shards: int, stream: Stream) -> list[Phase]:
     """Find near copies; ``minhash_filter`` then drops them."""
     near = folder / "near"
-    signatures, pairs, groups = str(near / "signatures"), str(near / "pairs"), str(near / "groups")
+    signatures = str(near / "signatures")
     (near / "keep").mkdir(parents=True, exist_ok=True)
-    (near / "groups").mkdir(parents=True, exist_ok=True)
-    buckets = MinhashDedupBuckets(signatures, pairs, config=MINHASH, lines_to_buffer=1000)
-    cluster = MinhashDedupCluster(pairs, groups, config=MINHASH, save_cluster_id=True, lines_to_buffer=1000)
+    buckets = MinhashDedupBuckets(signatures, str(near / "pairs"), config=MINHASH, lines_to_buffer=1000)
     return [
         Phase("near-signatures", [*stream(), NearSignatures(signatures)], shards),
         Phase("near-pairs", [buckets], MINHASH.num_buckets),
-        Phase("near-groups", [cluster], 1),
         Phase("near-first", [KeepFirst(near)], 1),
     ]
 
@@ -151,11 +151,52 @@ class NearSignatures(MinhashDedupSignature):
         return np.array(parts, np.uint64).min(axis=0).tolist()
 
 
-class KeepFirst(PipelineStep):
-    """Of each group the first document of the source stays; datatrove would keep any one of them.
+def _pairs(files: Sequence[Path]) -> Iterator[np.ndarray[Any, Any]]:
+    """Pairs of documents that are nearly the same, uint64 [pairs, 2]: shard in the upper half, place in the lower."""
+    for file in files:
+        with file.open("rb") as opened:
+            while len(found := np.fromfile(opened, "<u4", 4 * PAIRS)):
+                halves = found.reshape(-1, 2, 2).astype(np.uint64)
+                yield (halves[..., 0] << np.uint64(32)) | halves[..., 1]
 
-    ``groups/SHARD.clusters`` (place, group) become ``keep/SHARD.remove`` (places to drop, rising) and ``first.npy``,
-    rows [shard, place, shard of the first, place of the first].
+
+def _roots(above: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The end of each chain of links [n]; twice as far at each turn, since a chain may hold a whole source."""
+    while not np.array_equal(further := above[above], above):
+        above = further
+    return above
+
+
+def first_of_each(files: Sequence[Path]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Groups of near copies, closed over all pairs.
+
+    Args:
+        files: of pairs, uint32 [pairs, 4]: shard and place of one, shard and place of the other.
+
+    Returns:
+        Documents that are in a pair, rising, and of each the first document of its group: uint64 [n], as ``_pairs``.
+    """
+    members = np.zeros(0, np.uint64)
+    for pairs in _pairs(files):
+        members = np.union1d(members, pairs)
+    first = np.arange(len(members))
+    for pairs in _pairs(files):
+        one, other = np.searchsorted(members, pairs).T
+        while len(one):
+            one, other = first[one], first[other]
+            apart = one != other
+            one, other = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
+            # The later root goes below the earliest that it was paired with; the next round joins that to the rest.
+            np.minimum.at(first, other, one)
+            first = _roots(first)
+    return members, members[first]
+
+
+class KeepFirst(PipelineStep):
+    """Of each group the first document of the source stays; datatrove would keep any one of them, and hold all groups.
+
+    ``pairs/*.dups`` become ``keep/SHARD.remove`` (places to drop, rising) and ``first.npy``, rows [shard, place, shard
+    of the first, place of the first].
     """
 
     type, name = "Dedup", "Prism first of each group"
@@ -165,19 +206,13 @@ class KeepFirst(PipelineStep):
         self.near = near
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Passed]:
-        first: dict[int, tuple[int, int]] = {}
-        members: list[tuple[int, int, int]] = []
-        for file in sorted((self.near / "groups").glob("*.clusters")):
-            shard = int(file.stem)
-            for place, group in np.fromfile(file, "<u4").reshape(-1, 2).tolist():
-                members.append((shard, place, group))
-                first[group] = min(first.get(group, (shard, place)), (shard, place))
-        rows = [(shard, place, *first[group]) for shard, place, group in sorted(members)]
-        dropped = [row for row in rows if row[:2] != row[2:]]
-        for shard in sorted({row[0] for row in dropped}):
-            places = np.array([row[1] for row in dropped if row[0] == shard], "<u4")
-            places.tofile(self.near / "keep" / f"{shard:06d}.remove")
-        np.save(self.near / "first.npy", np.array(dropped, np.int64).reshape(-1, 4))
+        members, first = first_of_each(sorted((self.near / "pairs").glob("*.dups")))
+        later = members != first
+        halves = np.stack([members[later], first[later]], axis=1).view("<u4").reshape(-1, 2, 2)[..., ::-1]
+        rows = halves.reshape(-1, 4).astype(np.int64)
+        for shard in np.unique(rows[:, 0]).tolist():
+            rows[rows[:, 0] == shard, 1].astype("<u4").tofile(self.near / "keep" / f"{shard:06d}.remove")
+        np.save(self.near / "first.npy", rows)
         return
         yield
 
