@@ -134,18 +134,57 @@ def test_bounds_of_thresholds(t: float) -> None:
     """The integer test is float64's for every significand and distance, ties and all, and else there is none."""
     found = lanes.bounds([t])
     assert found is not None
-    m, shift = int(found[0]), int(found[lanes.SLOTS])
+    m = int(found[0])
     for s in range(256):
         for apart in range(512):
-            assert (apart > (s * m) >> shift) == (apart / 2 > t * float(s))
+            assert (apart > (s * m) >> 16) == (apart / 2 > t * float(s))
+    assert lanes.any_change(t) == all((s * m) >> 16 == 0 for s in range(256))
 
 
 def test_the_thresholds_of_the_reference_study_take_the_fast_pass() -> None:
-    assert lanes.bounds(PAPER) is not None
-    assert lanes.bounds([0.5]) is None
-    assert lanes.bounds([0.01, 0.49]) is None  # no multiplier of 16 bits: by the pass in float64
-    with pytest.raises(ValueError, match="at most 6"):
-        lanes.bounds([0.01] * 7)
+    assert [lanes.any_change(t) for t in PAPER] == [True] + [False] * 5
+    assert lanes.bounds(PAPER[1:]) is not None
+    assert not lanes.any_change(0.5)
+    assert lanes.bounds([0.5]) is None  # by the pass in float64
+    with pytest.raises(ValueError, match="at most 5"):
+        lanes.bounds([0.01] * 6)
+
+
+def normal_bits(n: int, seed: int) -> Array:
+    """Bits of normal bfloat16 numbers of any size and sign."""
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0x0080, 0x7F80, n) | (rng.integers(0, 2, n) << 15)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 4095, 4096, 4097, 20_000])
+@pytest.mark.parametrize("odd", [None, 0x0000, 0x8000, 0x0001, 0x8001, 0x007F, 0x807F, 0x7F80, 0xFFFF])
+def test_blocks_of_normal_numbers_and_blocks_with_others(n: int, odd: int | None) -> None:
+    """A number that is not normal sends its block another way, wherever it stands; the lanes behind the last element
+    of a tensor count nowhere."""
+    old, new = normal_bits(n, n), normal_bits(n, n + 1)
+    near = np.random.default_rng(n).random(n) < 0.7
+    new[near] = np.clip(old[near].astype(np.int64) + np.random.default_rng(n).integers(-6, 7, near.sum()), 0, 65535)
+    if odd is not None:
+        for at, side in ((0, old), (n // 2, new), (n - 1, old), (n // 3, old), (n // 3, new)):
+            side[at] = odd
+    found = kernels.divergence(old, new, PAPER, "numba")
+    agree(found, kernels.divergence(old, new, PAPER, "numpy"))
+    agree(found, reference(from_bits(old, "bf16"), from_bits(new, "bf16"), PAPER))
+
+
+def test_every_pair_of_binades_signs_and_mantissas_of_note() -> None:
+    """Normal numbers alone, each against each: three neighbouring binades, the ends of the range, both signs."""
+    exponents, mantissas = (1, 2, 3, 126, 127, 128, 253, 254), (0, 1, 2, 3, 4, 62, 63, 64, 65, 125, 126, 127)
+    bits = [sign << 15 | e << 7 | m for sign in (0, 1) for e in exponents for m in mantissas]
+    pairs = np.array([(a, b) for a in bits for b in bits], np.uint16)
+    old, new = (np.ascontiguousarray(pairs[:, k]) for k in (0, 1))
+    x, y = kernels.widen(old).astype(np.float64), kernels.widen(new).astype(np.float64)
+    for thresholds in (PAPER, (0.002, 0.003, 0.25, 0.3, 0.49, 0.4999)):
+        found = kernels.divergence(old, new, thresholds, "numba")
+        assert found.changed == [int(np.count_nonzero(np.abs(y - x) > t * np.abs(x))) for t in thresholds]
+        for k in range(0, len(old), 997):  # each pair also by itself
+            one = kernels.divergence(old[k : k + 1], new[k : k + 1], thresholds, "numba")
+            assert one.changed == [int(abs(y[k] - x[k]) > t * abs(x[k])) for t in thresholds]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -85,12 +85,15 @@ def _device() -> Any:
 
 
 @functools.cache
-def _bounds(levels: tuple[float, ...]) -> list[Any] | None:
-    """Bounds of the pass in 16-bit lanes, one array for every six thresholds; None if a threshold has none."""
+def _bounds(levels: tuple[float, ...]) -> tuple[list[bool], list[Any]] | None:
+    """For the pass in 16-bit lanes: at which thresholds every change counts, and bounds for as many others as one pass
+    takes, an array each; None if a threshold has none."""
     slots = _lanes().SLOTS
-    groups = [levels[k : k + slots] for k in range(0, len(levels), slots)] or [()]
+    every = [_lanes().any_change(t) for t in levels]
+    others = [t for t, all_count in zip(levels, every, strict=True) if not all_count]
+    groups = [others[k : k + slots] for k in range(0, len(others), slots)] or [[]]
     found = [_lanes().bounds(group) for group in groups]
-    return None if any(one is None for one in found) else found
+    return None if any(one is None for one in found) else (every, found)
 
 
 def widen(stored: Stored) -> NDArray[np.floating[Any]]:
@@ -147,10 +150,12 @@ def _numpy_pass(old: Stored, new: Stored, levels: tuple[float, ...]) -> Sums:
     return out
 
 
-def _lane_pass(old: Stored, new: Stored, levels: tuple[float, ...], bounds: list[Any]) -> Sums | None:
+def _lane_pass(
+    old: Stored, new: Stored, levels: tuple[float, ...], every: list[bool], bounds: list[Any]
+) -> Sums | None:
     """Of bfloat16 bits; None if something is not finite."""
     lanes = _lanes()
-    changed: list[int] = []
+    found: list[int] = []
     squares, counts = np.zeros(2), np.zeros(0, np.int64)
     # The pass is compiled for arrays that may be written to; others are copied.
     old, new = np.require(old, requirements=["C", "W"]), np.require(new, requirements=["C", "W"])
@@ -158,9 +163,11 @@ def _lane_pass(old: Stored, new: Stored, levels: tuple[float, ...], bounds: list
         squares, counts, largest = lanes.divergence(old, new, bound)
         if largest >= lanes.INFINITE:
             return None
-        changed += counts[: lanes.SLOTS].tolist()
+        found += counts[: lanes.SLOTS].tolist()
     none, one, two, four, flips, zeros = counts[lanes.SLOTS :].tolist()
-    out = Sums(levels, old.size, 0, float(squares[0]), float(squares[1]), changed[: len(levels)], none)
+    others = iter(found)
+    changed = [old.size - none if all_count else next(others) for all_count in every]
+    out = Sums(levels, old.size, 0, float(squares[0]), float(squares[1]), changed, none)
     out.ulp = [none, one, two, four - none - one - two, old.size - four]
     # Equal to an old zero is the same as zero; what is left of the old zeros has woken.
     both_zero = int(np.count_nonzero(((old | new) & np.uint16(0x7FFF)) == 0)) if zeros else 0
@@ -211,7 +218,7 @@ def divergence(old: Stored, new: Stored, thresholds: Sequence[float], kernel: st
         return _device().divergence(old, new, levels, kernel.removeprefix("torch:"))
     if kernel == "numba" and old.dtype == new.dtype == np.uint16:
         bounds = _bounds(levels)
-        found = None if bounds is None else _lane_pass(old, new, levels, bounds)
+        found = None if bounds is None else _lane_pass(old, new, levels, *bounds)
         if found is not None:
             return found
     sound = finite(old) & finite(new)

@@ -3,8 +3,13 @@
 A relative change of bfloat16 numbers can be counted exactly in small integers. Write old = s 2^e with an 8-bit
 significand s. If new is of the same sign and its exponent differs by at most one, then |new - old| is a whole number D
 of half steps 2^(e-1), D < 2^11; else the change is above one half. |new - old| > t |old| is then D > floor(2 t s), and
-floor(2 t s) = (s m) >> k for a multiplier m that ``bounds`` finds and proves by trying every s. So thirty-two elements
-fit a 512-bit register all the way, no count is ever rounded, and the compiler vectorises the loop on any machine.
+floor(2 t s) = (s m) >> 16 for a multiplier m that ``bounds`` finds and proves by trying every s. So thirty-two elements
+fit a 512-bit register all the way, and no count is ever rounded.
+
+Two ways lead to D. Where a block holds normal numbers alone, as nearly all do, let q be the bits of new less those of
+the beginning of old's binade: new in half steps is then 256 plus the largest of q, 2 q and 4 q - 256, a line through
+three binades that bends upwards where one ends. Zeros and subnormal numbers, whose binades have other widths, take the
+longer way.
 """
 
 from __future__ import annotations
@@ -18,91 +23,84 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-SLOTS = 6
-"""Thresholds of one pass: the number that the reference study uses."""
+from prismlab.arith.vectors import (
+    WIDTH,
+    above,
+    add,
+    add_held,
+    all_lanes,
+    any_of,
+    ashr,
+    at_most,
+    both,
+    choose,
+    equal,
+    high,
+    largest,
+    load,
+    negative_than,
+    shl,
+    shr,
+    smax,
+    smin,
+    splat,
+    sub,
+    sub_held,
+    umax,
+    umin,
+    xor,
+)
+
+SLOTS = 5
+"""Thresholds of one pass: those of the reference study but the smallest, below which nothing but equality lies."""
 BLOCK = 4096
-"""Elements at a time: 16 KB of both sides stay in the first-level cache, and 16-bit counters cannot overflow."""
+"""Elements at a time: 16 KB of both sides stay in the first-level cache."""
 ADDED = 256
 """Elements summed in float32 before the sum is widened: at most 64 additions a lane, so about 1e-7 relative."""
 LEAST = 2.0**-90
 """Smallest sum of squares that float32 gives to many digits; below it a block is summed in float64."""
 INFINITE = 0x7F80
 """Magnitude bits from which on a bfloat16 is infinite or NaN."""
+NONE, ONE, TWO, FOUR, FLIPS, ZEROS = range(SLOTS, SLOTS + 6)
+"""Where counts stand behind those of thresholds: distance 0, 1, 2, at most 4 steps; sign flips; old zeros."""
+WARY = 3
+"""Blocks that go the longer way at once after one that had to: numbers that are not normal come in crowds."""
+
+
+def _wanted(t: float) -> np.ndarray:
+    """floor(2 t s) for every s from 0 to 255, the rounding of t * s in float64 included."""
+    halves = np.arange(512) * 0.5
+    return (halves[None, :] <= t * np.arange(256.0)[:, None]).sum(axis=1) - 1
+
+
+def any_change(t: float) -> bool:
+    """Whether every change counts at threshold ``t``: it lies below half a step of the largest significand."""
+    return 0.0 < t < 0.5 and not _wanted(t).any()
 
 
 def bounds(thresholds: Sequence[float]) -> np.ndarray | None:
-    """Multipliers and shifts [2 x SLOTS] (uint16) for at most ``SLOTS`` thresholds; None where there are none.
+    """Multipliers [SLOTS] (uint16) for at most ``SLOTS`` thresholds; None where a threshold has none.
 
     They reproduce, for every significand s from 0 to 255, which D satisfy ``D / 2 > t * s`` as float64 computes it: the
     definition that the counts follow, rounding of t included. Scaling by a power of two changes neither side.
     """
-    out = np.zeros(2 * SLOTS, np.uint16)
     if len(thresholds) > SLOTS:
         raise ValueError(f"{len(thresholds)} thresholds, at most {SLOTS} a pass")
-    values = np.arange(256)
-    halves = np.arange(512) * 0.5
+    out = np.zeros(SLOTS, np.uint16)
     for slot, t in enumerate(thresholds):
-        if not 0.0 < t < 0.5:
-            return None
-        wanted = (halves[None, :] <= t * values[:, None].astype(np.float64)).sum(axis=1) - 1
-        found = _multiplier(t, values, wanted)
+        found = _multiplier(t) if 0.0 < t < 0.5 else None
         if found is None:
             return None
-        out[slot], out[SLOTS + slot] = found
+        out[slot] = found
     return out
 
 
-def _multiplier(t: float, values: np.ndarray, wanted: np.ndarray) -> tuple[int, int] | None:
-    for shift in range(15, -1, -1):
-        for m in (int(np.ceil(2 * t * 2**shift)), int(np.floor(2 * t * 2**shift))):
-            if m * 255 < 65536 and ((values * m) >> shift == wanted).all():
-                return m, shift
+def _multiplier(t: float) -> int | None:
+    wanted, near = _wanted(t), int(2 * t * 65536)
+    for m in (near, near + 1):
+        if m < 65536 and ((np.arange(256) * m) >> 16 == wanted).all():
+            return m
     return None
-
-
-# numba widens every 16-bit operation to 64 bits, and the compiler does not always see that it may narrow it again: so
-# the operations are given to it as what they are.
-_16 = ir.IntType(16)
-_PLAIN = {"add": "add", "sub": "sub", "mul": "mul", "shl": "shl", "shr": "lshr", "ashr": "ashr"}
-_LOGIC = {"both": "and_", "any_of": "or_", "xor": "xor"}
-_PICKED = {"umax": (">", False), "umin": ("<", False), "smax": (">", True), "smin": ("<", True)}
-_TESTS = {"above": ">", "equal": "==", "at_most": "<=", "differ": "!="}
-
-
-def _compare(builder: Any, symbol: str, signed: bool, args: Any) -> Any:
-    return (builder.icmp_signed if signed else builder.icmp_unsigned)(symbol, *args)
-
-
-def _operation(name: str) -> Any:
-    """A function of two uint16, as one instruction (a test gives 0 or 1)."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if name in _PICKED:
-            symbol, signed = _PICKED[name]
-            return builder.select(_compare(builder, symbol, signed, args), *args)
-        if name in _TESTS:
-            return builder.zext(_compare(builder, _TESTS[name], False, args), _16)
-        return getattr(builder, (_PLAIN | _LOGIC)[name])(*args)
-
-    def typed(typingctx: Any, a: Any, b: Any) -> Any:
-        return types.uint16(types.uint16, types.uint16), generate
-
-    return intrinsic(typed)
-
-
-add, sub, mul, shl, shr, ashr = (_operation(name) for name in _PLAIN)
-both, any_of, xor = (_operation(name) for name in _LOGIC)
-umax, umin, smax, smin = (_operation(name) for name in _PICKED)
-above, equal, at_most, differ = (_operation(name) for name in _TESTS)
-
-
-def _choose(typingctx: Any, condition: Any, yes: Any, no: Any) -> Any:
-    """``yes`` where ``condition`` is not 0, else ``no``; all uint16."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.icmp_unsigned("!=", args[0], ir.Constant(_16, 0)), args[1], args[2])
-
-    return types.uint16(types.uint16, types.uint16, types.uint16), generate
 
 
 def _wide(typingctx: Any, bits: Any) -> Any:
@@ -115,58 +113,102 @@ def _wide(typingctx: Any, bits: Any) -> Any:
     return types.float32(types.uint16), generate
 
 
-choose: Any = intrinsic(_choose)
 wide: Any = intrinsic(_wide)
-
-_0, _1, _2, _3, _4 = (np.uint16(n) for n in range(5))
-_SIGN, _MANTISSA, _HIDDEN, _FAR = np.uint16(15), np.uint16(7), np.uint16(128), np.uint16(0xFFFF)
-_MAGNITUDE = np.uint16(0x7FFF)
 _ANY_ORDER = {"reassoc", "contract", "nsz"}
 """Only the order of sums may be changed by the compiler: NaN and infinity keep their meaning."""
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _count(old: Any, new: Any, bound: Any, out: Any) -> Any:  # pragma: no cover - runs compiled
-    """Add the counts of one block to ``out`` [12]; return the largest magnitude bits.
+@numba.njit(inline="always")
+def _lines(x: Any, y: Any, smallest: Any, magnitude: Any, sign: Any) -> Any:  # pragma: no cover - runs compiled
+    """(how far a number of two is from normal, steps from x to y if both are normal) of bits in lanes."""
+    size_x, size_y = both(x, magnitude), both(y, magnitude)
+    # Zeros and subnormals run below zero, that is, above everything.
+    strange = umax(sub(size_x, smallest), sub(size_y, smallest))
+    # With the sign of x taken from both, numbers stand in their order; one of the other side is far below.
+    return strange, sub_held(xor(y, both(x, sign)), size_x)
 
-    ``out``: changed [6]; distance 0, 1, 2, at most 4 steps; sign flips; old zeros.
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _count_normal(old: Any, new: Any, bound: Any, out: Any) -> Any:  # pragma: no cover - runs compiled
+    """Add the counts of one block to ``out``; whether it could be done: False, and nothing added, unless all is normal.
+
+    Args:
+        old: [n] (uint16), n a multiple of ``WIDTH``.
+        new: [n].
+        bound: see ``bounds``.
+        out: [SLOTS + 6], see ``NONE``.
     """
-    m0, m1, m2, m3, m4, m5, k0, k1, k2, k3, k4, k5 = bound
-    c0 = c1 = c2 = c3 = c4 = c5 = _0
-    none = one = two = four = flips = zeros = largest = _0
-    for i in range(len(old)):
-        x, y = old[i], new[i]
-        size_x, size_y = both(x, _MAGNITUDE), both(y, _MAGNITUDE)
-        largest = umax(largest, umax(size_x, size_y))
+    m0, m1, m2, m3, m4 = splat(bound[0]), splat(bound[1]), splat(bound[2]), splat(bound[3]), splat(bound[4])
+    zero, first, second, fourth = all_lanes(0), all_lanes(1), all_lanes(2), all_lanes(4)
+    sign, magnitude, mantissa = all_lanes(0x8000), all_lanes(0x7FFF), all_lanes(127)
+    hidden, binade, strange = all_lanes(128), all_lanes(256), all_lanes(0)
+    c0 = c1 = c2 = c3 = c4 = none = one = two = four = flips = 0
+    for i in range(0, len(old), WIDTH):
+        x, y = load(old, i), load(new, i)
+        odd, steps = _lines(x, y, hidden, magnitude, sign)
+        strange = umax(strange, odd)
+        low = both(x, mantissa)
+        q = add_held(steps, low)
+        doubled = add_held(q, q)
+        there = smax(smax(q, doubled), sub_held(add_held(doubled, doubled), binade))
+        apart = sub_held(there, add(low, low))
+        apart, steps = smax(apart, sub(zero, apart)), smax(steps, sub(zero, steps))
+        none, one, two = none + equal(steps, zero), one + equal(steps, first), two + equal(steps, second)
+        four, flips = four + at_most(steps, fourth), flips + negative_than(xor(x, y), zero)
+        s = any_of(low, hidden)
+        c0, c1 = c0 + above(apart, high(s, m0)), c1 + above(apart, high(s, m1))
+        c2, c3 = c2 + above(apart, high(s, m2)), c3 + above(apart, high(s, m3))
+        c4 += above(apart, high(s, m4))
+    if largest(strange) >= INFINITE - 128:
+        return False
+    for k, n in enumerate((c0, c1, c2, c3, c4, none, one, two, four, flips)):
+        out[k] += n
+    return True
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _count_any(old: Any, new: Any, bound: Any, out: Any) -> Any:  # pragma: no cover - runs compiled
+    """The same of any finite numbers; returns the largest magnitude bits."""
+    m0, m1, m2, m3, m4 = splat(bound[0]), splat(bound[1]), splat(bound[2]), splat(bound[3]), splat(bound[4])
+    zero, first, second, third, fourth = all_lanes(0), all_lanes(1), all_lanes(2), all_lanes(3), all_lanes(4)
+    magnitude, hidden, far = all_lanes(0x7FFF), all_lanes(128), all_lanes(0xFFFF)
+    seven, fifteen, top = all_lanes(7), all_lanes(15), all_lanes(0)
+    c0 = c1 = c2 = c3 = c4 = none = one = two = four = flips = zeros = 0
+    for i in range(0, len(old), WIDTH):
+        x, y = load(old, i), load(new, i)
+        size_x, size_y = both(x, magnitude), both(y, magnitude)
+        top = umax(top, umax(size_x, size_y))
         # Sign and magnitude to a line of integers on which neighbours differ by 1 and both zeros are 0.
-        sign_x, sign_y = ashr(x, _SIGN), ashr(y, _SIGN)
+        sign_x, sign_y = ashr(x, fifteen), ashr(y, fifteen)
         at_x, at_y = sub(xor(size_x, sign_x), sign_x), sub(xor(size_y, sign_y), sign_y)
         steps = sub(smax(at_x, at_y), smin(at_x, at_y))
-        same = equal(steps, _0)
-        none, one, two = add(none, same), add(one, equal(steps, _1)), add(two, equal(steps, _2))
-        four = add(four, at_most(steps, _4))
-        zero = equal(size_x, _0)
-        zeros = add(zeros, zero)
-        opposite = shr(xor(x, y), _SIGN)
-        flips = add(flips, both(opposite, both(xor(zero, _1), differ(size_y, _0))))
+        none, one, two = none + equal(steps, zero), one + equal(steps, first), two + equal(steps, second)
+        four, zeros = four + at_most(steps, fourth), zeros + equal(size_x, zero)
+        opposite = ashr(xor(x, y), fifteen)
+        flips += above(choose(umin(size_x, size_y), zero, opposite, zero), zero)
         # A subnormal has the exponent of the smallest normal number and no hidden bit.
-        e_x, e_y = umax(shr(size_x, _MANTISSA), _1), umax(shr(size_y, _MANTISSA), _1)
-        s_x = add(sub(size_x, shl(e_x, _MANTISSA)), _HIDDEN)
-        s_y = add(sub(size_y, shl(e_y, _MANTISSA)), _HIDDEN)
-        up = add(sub(e_y, e_x), _1)
-        aligned, doubled = shl(s_y, both(up, _3)), add(s_x, s_x)
-        apart = sub(umax(aligned, doubled), umin(aligned, doubled))
-        far = any_of(above(up, _2), opposite)
-        apart = choose(same, _0, choose(far, _FAR, apart))
-        c0 = add(c0, above(apart, shr(mul(s_x, m0), k0)))
-        c1 = add(c1, above(apart, shr(mul(s_x, m1), k1)))
-        c2 = add(c2, above(apart, shr(mul(s_x, m2), k2)))
-        c3 = add(c3, above(apart, shr(mul(s_x, m3), k3)))
-        c4 = add(c4, above(apart, shr(mul(s_x, m4), k4)))
-        c5 = add(c5, above(apart, shr(mul(s_x, m5), k5)))
-    for k, n in enumerate((c0, c1, c2, c3, c4, c5, none, one, two, four, flips, zeros)):
+        e_x, e_y = umax(shr(size_x, seven), first), umax(shr(size_y, seven), first)
+        s, s_y = add(sub(size_x, shl(e_x, seven)), hidden), add(sub(size_y, shl(e_y, seven)), hidden)
+        up = add(sub(e_y, e_x), first)
+        aligned, doubled = shl(s_y, both(up, third)), add(s, s)
+        apart = any_of(sub(umax(aligned, doubled), umin(aligned, doubled)), opposite)
+        apart = choose(steps, zero, choose(up, second, far, apart), zero)
+        c0, c1 = c0 + above(apart, high(s, m0)), c1 + above(apart, high(s, m1))
+        c2, c3 = c2 + above(apart, high(s, m2)), c3 + above(apart, high(s, m3))
+        c4 += above(apart, high(s, m4))
+    for k, n in enumerate((c0, c1, c2, c3, c4, none, one, two, four, flips, zeros)):
         out[k] += n
-    return largest
+    return largest(top)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _padded(bits: Any, room: Any) -> Any:  # pragma: no cover - runs compiled
+    """``bits`` with ones behind them up to a multiple of ``WIDTH``, in ``room``."""
+    n = len(bits)
+    room[:n] = bits
+    whole = n + -n % WIDTH
+    room[n:whole] = 0x3F80
+    return room[:whole]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_ANY_ORDER)
@@ -201,23 +243,32 @@ def _held(total: Any, trivial: Any) -> Any:  # pragma: no cover - runs compiled
 
 @numba.njit("Tuple((float64[::1], int64[::1], int64))(uint16[::1], uint16[::1], uint16[::1])", cache=True, nogil=True)
 def divergence(old: Any, new: Any, bound: Any) -> Any:  # pragma: no cover - runs compiled
-    """(sums [2]: difference and old squared; counts [12] of ``_count``; largest magnitude bits) of bfloat16 bits [n].
+    """(sums [2]: difference and old squared; counts [SLOTS + 6]; largest magnitude bits) of bfloat16 bits [n].
 
-    Where the largest bits reach ``INFINITE``, the sums and counts mean nothing: take what is not finite out first.
+    The largest bits are those of blocks with numbers that are not normal. Where they reach ``INFINITE``, the sums and
+    counts mean nothing: take what is not finite out first.
     """
-    sums, counts = np.zeros(2), np.zeros(12, np.int64)
-    largest = 0
+    sums, counts = np.zeros(2), np.zeros(SLOTS + 6, np.int64)
+    room = np.empty((2, BLOCK), np.uint16)
+    top = wary = 0
     for begin in range(0, len(old), BLOCK):
         x, y = old[begin : begin + BLOCK], new[begin : begin + BLOCK]
-        same, zeros = counts[6], counts[11]
-        largest = max(largest, np.int64(_count(x, y, bound, counts)))
+        a, b = x, y
+        if len(x) % WIDTH:
+            a, b = _padded(x, room[0]), _padded(y, room[1])
+        same, zeros = counts[NONE], counts[ZEROS]
+        if wary > 0 or not _count_normal(a, b, bound, counts):
+            top = max(top, _count_any(a, b, bound, counts))
+            wary = wary - 1 if wary > 0 else WARY
+        counts[NONE] -= len(a) - len(x)
+        counts[FOUR] -= len(a) - len(x)
         difference2 = old2 = 0.0
         for start in range(0, len(x), ADDED):
-            a, b = _squares(x[start : start + ADDED], y[start : start + ADDED])
-            difference2 += a
-            old2 += b
-        if not (_held(difference2, counts[6] - same == len(x)) and _held(old2, counts[11] - zeros == len(x))):
+            p, q = _squares(x[start : start + ADDED], y[start : start + ADDED])
+            difference2 += p
+            old2 += q
+        if not (_held(difference2, counts[NONE] - same == len(x)) and _held(old2, counts[ZEROS] - zeros == len(x))):
             difference2, old2 = _squares64(x, y)
         sums[0] += difference2
         sums[1] += old2
-    return sums, counts, largest
+    return sums, counts, top
