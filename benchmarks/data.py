@@ -106,7 +106,7 @@ def packing(folder: Path) -> dict[str, Any]:
         for first in range(0, layout.rows, each):
             part = layout.take(np.arange(first, min(first + each, layout.rows)))
             rows = buffer[: part.rows]
-            cache.gather(part.document, part.offset, part.length, part.places(SEQ_LEN), rows)
+            cache.gather(part.document, part.offset, part.length, part.places(SEQ_LEN), rows, compiled=True)
             pad_rows(rows, np.arange(part.rows), part.fill(), 0)
         return layout.rows
 

@@ -89,7 +89,8 @@ class _Source:
         inside = layout.places(self.seq_len)
         row, inside = np.divmod(inside, self.seq_len)
         places = at[row] * self.seq_len + inside
-        self.cache.gather(layout.document, layout.offset, layout.length, places, tokens)
+        compiled = self.packing["method"] == "best_fit"
+        self.cache.gather(layout.document, layout.offset, layout.length, places, tokens, compiled)
         fill, learned = layout.fill(), None
         pad_rows(tokens, at, fill, pad)
         starts = inside.astype(np.uint32) | np.where(layout.offset > 0, CONTINUES, np.uint32(0))

@@ -190,15 +190,25 @@ class TokenCache:
         part = int(np.searchsorted(self._index.first_documents, document, side="right")) - 1
         return self._met[min(part, len(self._met) - 1)]
 
-    def gather(self, document: Ints, offset: Ints, length: Ints, place: Ints, out: NDArray[Any]) -> None:
+    def gather(
+        self, document: Ints, offset: Ints, length: Ints, place: Ints, out: NDArray[Any], compiled: bool = False
+    ) -> None:
         """Read segments of documents into ``out`` (flat, of the tokenizer's type) at ``place``.
 
         Segments that follow one another both on disk and in ``out`` are moved at once. A part of which many pieces are
         wanted is mapped while they are copied, so that one part at most is in memory besides ``out``.
+
+        Args:
+            document: of each segment [n].
+            offset: its first token in the document [n].
+            length: its tokens [n].
+            place: where it goes in ``out`` [n].
+            out: of the tokenizer's type, C-contiguous.
+            compiled: copy many pieces by ``data.fit``, which is faster and needs numba; the result is the same.
         """
         if not len(document):
             return
-        index, size = self._index, self.dtype.itemsize
+        index = self._index
         source = index.begins[document] + offset
         part = np.searchsorted(index.part_begins, source, side="right") - 1
         apart = (source[1:] != (source + length)[:-1]) | (place[1:] != (place + length)[:-1]) | (part[1:] != part[:-1])
@@ -206,24 +216,32 @@ class TokenCache:
         stop = np.append(first[1:], len(source)) - 1
         order = np.argsort(part[first], kind="stable")
         first, stop = first[order], stop[order]
-        begin = (source[first] - index.part_begins[part[first]]) * size
-        into, until = place[first] * size, (place[stop] + length[stop]) * size
-        target = memoryview(cast(Any, out.view(np.uint8).reshape(-1)))
+        pieces = np.stack([source[first] - index.part_begins[part[first]], place[first], place[stop] + length[stop]])
+        move = self._compiled if compiled else self._move
         seams = np.flatnonzero(np.diff(part[first], prepend=-1, append=-1))
         for low, high in pairwise(seams.tolist()):
-            pieces = zip(begin[low:high].tolist(), into[low:high].tolist(), until[low:high].tolist(), strict=True)
-            self._move(int(part[first[low]]), pieces, high - low, target)
+            move(int(part[first[low]]), pieces[:, low:high], out.reshape(-1))
 
-    def _move(self, number: int, pieces: Iterable[tuple[int, int, int]], count: int, target: memoryview) -> None:
-        """Copy ``pieces`` of one part's file, each its first byte there and its first and last place in ``target``."""
-        file = self._file(number)
-        if count < MANY:
-            for at, low, high in pieces:
+    def _move(self, number: int, pieces: Ints, out: NDArray[Any]) -> None:
+        """Copy ``pieces`` of one part's file: their first tokens there, first and last places in ``out`` [3, n]."""
+        file, target = self._file(number), memoryview(cast(Any, out.view(np.uint8)))
+        rows = (pieces * self.dtype.itemsize).T.tolist()
+        if len(rows) < MANY:
+            for at, low, high in rows:
                 self._read(number, file, at, target[low:high])
             return
         with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as whole_part:
-            for at, low, high in pieces:
+            for at, low, high in rows:
                 target[low:high] = whole_part[at : at + high - low]
+
+    def _compiled(self, number: int, pieces: Ints, out: NDArray[Any]) -> None:
+        from prismlab.data.fit import copy_pieces
+
+        if pieces.shape[1] < MANY:
+            self._move(number, pieces, out)
+            return
+        with mmap.mmap(self._file(number), 0, access=mmap.ACCESS_READ) as mapped:
+            copy_pieces(np.frombuffer(mapped, self.dtype), pieces, out)
 
     def _file(self, number: int) -> int:
         if number not in self._files:
