@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drive import EACH
 from hostile_programs import ANSWER, STAY
 from sandbox_service import over, serving
 
@@ -28,6 +29,7 @@ from prismlab.verify.sandbox import landlock, remote
 from prismlab.verify.sandbox.box import Sandbox
 from prismlab.verify.sandbox.outcome import Limits
 from prismlab.verify.sandbox.probe import INSTALL, SWITCH, examine, open_sandbox, shared_sandbox
+from prismlab.verify.sandbox.start import CLEANER
 from prismlab.verify.sandbox.watch import parent_of
 
 HERE = Path(__file__).resolve().parent
@@ -121,6 +123,31 @@ def test_hostile_programs_of_the_other_user(level: str, ordinary: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ordinary", [False, True])
+def test_hostile_programs_without_a_template(ordinary: bool) -> None:
+    if WHY["A"]:
+        pytest.skip(WHY["A"])
+    found = driven(EACH, ordinary=ordinary, seconds=2.0)
+    assert found["record"]["starts"] == "a bwrap for each program (as asked for)"
+    judged(found)
+
+
+@pytest.mark.skipif(bool(WHY["A"]), reason=WHY["A"])
+def test_where_bwrap_alone_may_make_namespaces_each_program_has_one(open_folder: Path, monkeypatch: Any) -> None:
+    """As under AppArmor's profile of bwrap: what it starts gets no capability in its namespace."""
+    bare = f'exec env -u SHLVL -u _ -u OLDPWD {shutil.which("bwrap")} "${{@/CAP_SYS_ADMIN/CAP_SYS_NICE}}"'
+    monkeypatch.setenv("PATH", fake(open_folder, bare, shell="/bin/bash"))
+    made, findings = examine("A")
+    try:
+        assert all(one.ok for one in findings), findings
+        assert made.record["starts"] == "a bwrap for each program ([Errno 1] mount namespace: Operation not permitted)"
+        assert made.calls("def add(a, b): return a + b", "add", [([2, 3], 5)]).verdict == "passed"
+        assert made.run("while 1: pass", b"", Limits(seconds=0.2)).status == "time"
+    finally:
+        made.close()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(bool(WHY["A"]), reason=WHY["A"])
 def test_a_service_is_held_to_the_same() -> None:
     with Sandbox("A") as inner, serving(over(inner)) as address:
@@ -139,9 +166,19 @@ def descendants(pid: int) -> set[int]:
 
 
 def waiting_only(made: Sandbox) -> bool:
-    """Whether the keeper has no process but those of workers that wait: at level A bwrap twice, and Python."""
+    """Whether the keeper has no process but the template (level A: behind bwrap) and workers that wait: at level A the
+    first process of a namespace, and Python."""
     pool = made.pool()
-    return len(descendants(pool.keeper.pid)) <= len(pool.waiting) * (3 if made.level == "A" else 1)
+    each, besides = (2, 2) if made.level == "A" else (1, 1)
+    return len([pid for pid in descendants(pool.keeper.pid) if not cleans(pid)]) <= len(pool.waiting) * each + besides
+
+
+def cleans(pid: int) -> bool:
+    """Whether a process removes what a program has left: the keeper's own, after the verdict."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes().strip() == CLEANER
+    except OSError:
+        return True  # gone meanwhile
 
 
 @pytest.mark.parametrize(
@@ -323,9 +360,9 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def fake(folder: Path, text: str) -> str:
+def fake(folder: Path, text: str, shell: str = "/bin/sh") -> str:
     program = folder / "bwrap"
-    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.write_text(f"#!{shell}\n{text}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     return f"{folder}{os.pathsep}{os.environ['PATH']}"
 

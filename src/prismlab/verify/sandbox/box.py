@@ -62,6 +62,7 @@ class Sandbox:
         place: Place | None = None,
         scratch: int = 64,
         record: Mapping[str, Any] | None = None,
+        template: bool = True,
     ) -> None:
         """Prepare; nothing is started before the first run. ``probe.open_sandbox`` also checks that it holds.
 
@@ -71,10 +72,12 @@ class Sandbox:
             place: the interpreter that programs get; by default the one that runs now.
             scratch: MB of a program's files, also the most that a run may ask for.
             record: what was found to be enforced; comes back with every result.
+            template: whether programs are forks of one Python behind bwrap (level A); without it each has a bwrap of
+                its own, which is slower.
         """
         self.level, self.scratch = level, scratch
         self.warm = max(2, len(os.sched_getaffinity(0))) if warm is None else warm
-        self.place = place or own_place()
+        self.place, self.template = place or own_place(), template
         self.record: Mapping[str, Any] = record or {"level": level}
         self._pool: Pool | None = None
         self._owner = 0
@@ -92,7 +95,10 @@ class Sandbox:
                 mine.close()
                 self._pool = None
             if self._pool is None or self._owner != os.getpid():
-                self._pool, self._owner = Pool(self.level, self.place, self.warm, self.scratch), os.getpid()
+                self._pool, self._owner = (
+                    Pool(self.level, self.place, self.warm, self.scratch, self.template),
+                    os.getpid(),
+                )
             return self._pool
 
     def close(self) -> None:

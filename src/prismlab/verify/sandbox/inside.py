@@ -1,8 +1,9 @@
 """Runs inside: the first thing that a confined Python does. It takes one job, sets the limits, and runs the program.
 
-The keeper passes this file compiled, with ``-c`` (the file itself is not visible inside), and ``plain.py`` as
-``PLAIN``. Nothing here is a secret and nothing here is trusted afterwards: the program runs in the same interpreter
-and may change all of it, so what it sends is only ever a plain value, and what it should have sent never comes in.
+The keeper passes this file compiled (the file itself is not visible inside), and ``plain.py`` as ``PLAIN``: to the
+template (``template.py``), whose forks go on here, or with ``-c`` to a Python of its own. Nothing here is a secret and
+nothing here is trusted afterwards: the program runs in the same interpreter and may change all of it, so what it sends
+is only ever a plain value, and what it should have sent never comes in.
 
 Jobs (marshal, from the parent, on descriptor 3) are dicts with ``mode``:
 - ``io``: run ``source`` as a script with the standard streams.
@@ -28,6 +29,8 @@ OUT_OF_MEMORY = 77
 """Exit status of a program that could not get memory."""
 PLAIN = globals().get("PLAIN", b"")
 """The code of ``plain.py``, in marshal's form."""
+LOADED: dict[str, Any] = {}
+"""What it defines, once it has run."""
 
 
 def read_exactly(size):
@@ -178,9 +181,10 @@ class Answers:
 
 
 def load_plain():
-    space: dict[str, Any] = {"__name__": "plain"}
-    exec(marshal.loads(PLAIN), space)
-    return space
+    if not LOADED:
+        LOADED["__name__"] = "plain"
+        exec(marshal.loads(PLAIN), LOADED)
+    return LOADED
 
 
 def run_calls(job):
@@ -342,15 +346,16 @@ def run_tests(job):
     os._exit(0)
 
 
-def main():
+def main(processes):
+    """Take the job and run it; ``processes`` that are not the program's count against its limit."""
     os.closerange(CONTROL + 1, 1 << 16)  # whatever those who started it have left open
     size = int.from_bytes(read_exactly(8), "little")
     job = marshal.loads(read_exactly(size))
     quitter = __import__("_sitebuiltins").Quitter
     builtins.exit, builtins.quit = quitter("exit", "Ctrl-D"), quitter("quit", "Ctrl-D")
-    set_limits(job["limits"], int(sys.argv[1]))
+    set_limits(job["limits"], processes)
     {"io": run_script, "call": run_calls, "tests": run_tests}[job["mode"]](job)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -29,6 +29,7 @@ from typing import Any
 
 from prismlab.verify.sandbox import start
 from prismlab.verify.sandbox.files import size_of
+from prismlab.verify.sandbox.forking import IGNORED
 from prismlab.verify.sandbox.notify import Answerer
 from prismlab.verify.sandbox.watch import Group, Watcher, out_of_memory_kills, parent_of
 
@@ -49,6 +50,8 @@ class Worker:
     dying: bool = False
     peak: int = 0
     oom_before: int = 0
+    """Kills for want of memory on this machine, up to a second before it was ordered."""
+    ordered: float = field(default_factory=time.monotonic)
     next_walk: float = 0.0
     """When its folder is looked through next."""
     answerer: Answerer | None = None
@@ -66,6 +69,7 @@ class Keeper:
         self.workers: list[Worker] = []
         self.watcher = Watcher()
         self.next_look = 0.0
+        self.oom_kills, self.next_count = 0, 0.0
         self.patience = 200
         self.poll = select.poll()
         self.handlers: dict[int, Callable[[], None]] = {}
@@ -105,7 +109,7 @@ class Keeper:
             os.set_inheritable(descriptor, False)
         if not data:
             for worker in self.workers:
-                self.starter.kill(worker.started, worker.left)
+                self._kill(worker, "")
             while self.workers and self._wait_for_rest():
                 pass
             self.starter.close()
@@ -120,15 +124,18 @@ class Keeper:
         finally:
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
-        worker = Worker(line=line, started=begun, left={begun.pid}, oom_before=out_of_memory_kills())
-        _say(line, {"pid": begun.pid})
+        if time.monotonic() > self.next_count:
+            self.oom_kills, self.next_count = out_of_memory_kills(), time.monotonic() + 1.0
+        worker = Worker(line=line, started=begun, oom_before=self.oom_kills)
+        if begun.pid is not None:
+            worker.left.add(begun.pid)
         self.workers.append(worker)
         self._listen(line.fileno(), lambda: self._hear(worker))
         if begun.info is not None:
             self._listen(begun.info, lambda: self._first_inside(worker))
         if begun.channel is not None:
             channel = begun.channel
-            self._listen(channel.fileno(), lambda: self._listener(worker, channel))
+            self._listen(channel.fileno(), lambda: self._told(worker, channel))
 
     def _hear(self, worker: Worker) -> None:
         try:
@@ -137,7 +144,7 @@ class Keeper:
             said = b""
         if said[:1] == b"S":
             worker.watched = json.loads(said[1:])
-            self.watcher.forget_strangers()
+            self.watcher.forget_strangers(worker.ordered)
             # Most programs are over before it is time to look at them.
             if sum(one.watched is not None for one in self.workers) == 1:
                 self.next_look = time.monotonic() + TICK
@@ -161,19 +168,34 @@ class Keeper:
         if not piece:
             self._forget(worker.started.info)
 
-    def _listener(self, worker: Worker, channel: socket.socket) -> None:
-        """The worker hands over the descriptor on which its filter asks."""
+    def _told(self, worker: Worker, channel: socket.socket) -> None:
+        """The template tells which process the worker's first is, or why there is none; at level B the worker then
+        hands over the descriptor on which its filter asks."""
         try:
-            _, descriptors, _, _ = socket.recv_fds(channel, 16, 1)
+            said, descriptors, _, _ = socket.recv_fds(channel, 1 << 12, 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         except OSError:
-            descriptors = []
-        self._forget(channel.fileno())
-        channel.close()
-        if descriptors:
-            listener = descriptors[0]
-            worker.started.listener = listener
-            worker.answerer = Answerer(worker.started.scratch, worker.started.folders)
+            said, descriptors = b"", []
+        begun = worker.started
+        if said[:1] == b"P":
+            begun.pid = int(said[1:])
+            worker.left.add(begun.pid)
+            if self.starter.level == "A":
+                begun.inside = begun.pid
+                _say(worker.line, {"inside": begun.pid})
+            if worker.dying:
+                self.starter.kill(begun, worker.left)
+        elif descriptors:
+            listener = begun.listener = descriptors[0]
+            worker.answerer = Answerer(begun.scratch, begun.folders)
             self._listen(listener, lambda: self._answer(worker, listener))
+        if said[:1] in (b"E", b"L", b""):
+            self._forget(channel.fileno())
+            channel.close()
+            begun.channel = None
+            if begun.pid is None:
+                self._kill(worker, f"cannot start: {said[1:].decode('utf-8', 'replace') or 'the template is gone'}")
 
     def _answer(self, worker: Worker, listener: int) -> None:
         if worker.answerer and not worker.answerer.answer(listener):
@@ -194,6 +216,9 @@ class Keeper:
                 return
             if ended is None:
                 return
+            # A first process is the keeper's child once the one in between, which tells its number, has ended: what is
+            # not known now is nobody's first process, but for what still stands in a channel.
+            self._hear_of_starts()
             for worker in self.workers:
                 if ended.si_pid == worker.started.pid:
                     if worker.started.info is not None and worker.started.inside is None:
@@ -203,8 +228,14 @@ class Keeper:
                 worker.left.discard(ended.si_pid)
             os.waitpid(ended.si_pid, 0)
 
+    def _hear_of_starts(self) -> None:
+        for worker in self.workers:
+            if worker.started.pid is None and worker.started.channel is not None:
+                self._told(worker, worker.started.channel)
+
     def _wait_for_rest(self) -> bool:
         """The parent is gone: reap until nothing is left, for at most a second."""
+        self._hear_of_starts()
         self._reap()
         self.workers = [worker for worker in self.workers if not self.starter.gone(worker.started, worker.left)]
         time.sleep(0.005)
@@ -217,7 +248,7 @@ class Keeper:
         if not watched or time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + TICK
-        roots = {worker.started.inside or worker.started.pid: worker for worker in watched}
+        roots = {root: worker for worker in watched if (root := worker.started.inside or worker.started.pid)}
         for root, group in self.watcher.groups(roots, session=self.starter.level == "B").items():
             self._judge(roots[root], group)
 
@@ -247,7 +278,7 @@ class Keeper:
             if descriptor is not None:
                 self._forget(descriptor)
                 os.close(descriptor)
-        if begun.channel is not None and begun.channel.fileno() >= 0:
+        if begun.channel is not None:
             self._forget(begun.channel.fileno())
             begun.channel.close()
         self._forget(worker.line.fileno())
@@ -283,7 +314,7 @@ def main() -> None:
         _say(control, {"refused": str(error)})
         return
     _say(control, {"ready": True, **starter.facts})
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for name in IGNORED:
         signal.signal(name, signal.SIG_IGN)
     keeper.run()
 

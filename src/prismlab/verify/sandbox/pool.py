@@ -64,8 +64,8 @@ class Worker:
 class Pool:
     """A keeper and its waiting workers. Any thread may take one."""
 
-    def __init__(self, level: str, place: Place, warm: int, scratch: int) -> None:
-        """Start the keeper.
+    def __init__(self, level: str, place: Place, warm: int, scratch: int, template: bool = True) -> None:
+        """Start the keeper. Without ``template`` every program of level A has a bwrap of its own.
 
         Raises:
             SandboxError: it cannot be started, or refuses.
@@ -86,6 +86,7 @@ class Pool:
             "prefix": place.prefix,
             "bwrap": bwrap,
             "scratch": scratch,
+            "template": template,
         }
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         source = str(Path(__file__).parents[3])

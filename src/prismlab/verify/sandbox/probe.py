@@ -63,6 +63,7 @@ def _record(level: str, place: Place, findings: list[Finding], facts: Mapping[st
         "landlock": landlock.version() if level == "B" else None,
         "started_by_root": os.getuid() == 0,
         "runs_as": facts.get("uid"),
+        "starts": facts.get("starts"),
         "probes": summary(findings),
         "not_enforced": WATCHED[level],
     }

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import marshal
 import os
 import signal
 import socket
-import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from prismlab.verify.sandbox import bpf, landlock
 from prismlab.verify.sandbox.files import remove
+from prismlab.verify.sandbox.forking import BOOT, IGNORED, Template, compiled, high, sealed
 from prismlab.verify.sandbox.mounts import open_the_way
 from prismlab.verify.sandbox.place import DEVICES, FLAGS, Place, environment
+from prismlab.verify.sandbox.template import MAX_DESCRIPTOR, PR_SET_DUMPABLE, SELF
 
-CONTROL, BOOT, FILTER, INFO = 3, 4, 9, 10
+CONTROL, FILTER, INFO = 3, 9, 10
 BOOT_CODE = (
     f"import marshal, os\nPLAIN, inside = marshal.loads(os.pread({BOOT}, 1 << 20, 0))\nos.close({BOOT})\nexec(inside)"
 )
-FREE = 30
-"""Descriptors are moved up here before they are put in their places."""
 FIRST_UID = 0x70000000
 """Users that programs run as under root: beyond every range that systems hand out."""
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 CAP_SYS_PTRACE = 19
 NEIGHBOURS = 512
 """Processes that other programs of the same user may have, beyond a program's own limit, which is then watched."""
 SECCOMP = {"x86_64": 317, "aarch64": 277}
-SET_MODE_FILTER, NEW_LISTENER = 1, 8
 HOME = "/tmp"
+PR_SET_NAME, CLEANER = 15, b"prism-clean"
 NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup")
 
 
@@ -43,31 +39,23 @@ NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup")
 class Started:
     """A worker's handles."""
 
-    pid: int
+    pid: int | None = None
+    """The first process; the template tells it later."""
     inside: int | None = None
     """Level A: the first process inside the process namespace."""
     info: int | None = None
+    """Where bwrap tells of it, where there is one for each program."""
     channel: socket.socket | None = None
+    """Where the template and the program's process tell of it."""
     listener: int | None = None
     scratch: str = ""
     folders: Sequence[str] = ()
 
 
 def boot_file() -> int:
-    """``inside.py`` with ``plain.py`` as its data, compiled, in a sealed file in memory: what a confined Python
-    begins with.
-
-    The keeper runs by the same interpreter, so the bytecode fits; compiling it takes half as long as starting Python.
-    """
-    folder = Path(__file__).parent
-    plain = compile((folder / "plain.py").read_text("utf-8"), "<plain>", "exec", dont_inherit=True)
-    inside = compile((folder / "inside.py").read_text("utf-8"), "<sandbox>", "exec", dont_inherit=True)
-    made = os.memfd_create("boot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(made, marshal.dumps((marshal.dumps(plain), inside)))
-    fcntl.fcntl(
-        made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-    )
-    return made
+    """``inside.py`` with ``plain.py`` as its data, compiled, in a sealed file in memory: what a confined Python of its
+    own begins with."""
+    return sealed(marshal.dumps((marshal.dumps(compiled("plain")), compiled("inside"))))
 
 
 def _uid_works(uid: int) -> bool:
@@ -111,6 +99,8 @@ class Starter:
     """The filter."""
     facts: dict[str, Any] = field(default_factory=dict)
     count: int = 0
+    template: Template | None = None
+    """Forks programs; None where each has a bwrap of its own."""
 
     @classmethod
     def prepare(cls, settings: Mapping[str, Any]) -> Starter:
@@ -126,15 +116,38 @@ class Starter:
             scratch_mb=settings["scratch"],
             bwrap=settings["bwrap"],
         )
-        made.program = bpf.assemble(made.level)
         if os.getuid() == 0:
             made._leave_root()
+        alone = made.level == "B" and (made.uid is None or made.shared) and landlock.version() < landlock.SIGNALS_SCOPED
+        made.program = bpf.assemble(made.level, signals_only_to=SELF if alone else None)
         if made.level == "B":
             made.folder = tempfile.mkdtemp(prefix="prism-sandbox-")
             os.chmod(made.folder, 0o711)
         made.facts |= {"uid": made.uid if made.uid is not None else os.getuid(), "landlock": landlock.version()}
         made.facts["folder"] = made.folder
+        made._begin_template(settings["template"])
         return made
+
+    def _begin_template(self, wanted: bool) -> None:
+        """At level A a system may let bwrap make namespaces and nobody behind it (AppArmor's profile of bwrap): then
+        every program has a bwrap of its own, which is as tight and slower."""
+        self.facts["starts"] = "forks of a template"
+        try:
+            if self.level == "A" and not wanted:
+                raise OSError("as asked for")
+            self.template = self._new_template()
+        except OSError as error:
+            if self.level == "B":
+                raise
+            self.facts["starts"] = f"a bwrap for each program ({error})"[:200]
+
+    def _new_template(self) -> Template:
+        settings = {"level": self.level, "keeper": os.getpid(), "megabytes": self.scratch_mb}
+        settings |= {"filter": self.program, "seccomp": SECCOMP[bpf.machine()]}
+        command = [self.place.program, *FLAGS]
+        if self.level == "A":
+            command = [*self.bwrap_arguments(template=True), self.place.inside, *FLAGS]
+        return Template(command, environment(HOME), settings)
 
     def _leave_root(self) -> None:
         first = FIRST_UID + os.getpid() % 4096 * 65536
@@ -161,19 +174,23 @@ class Starter:
             OSError: no process could be started.
         """
         self.count += 1
-        high = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, FREE) for one in descriptors]
+        if self.template is not None:
+            return self._by_template(self.template, descriptors, order)
+        moved = [high(one) for one in descriptors]
         try:
-            return self._by_bwrap(high) if self.level == "A" else self._by_fork(high, order)
+            return self._by_bwrap(moved)
         finally:
-            for one in high:
+            for one in moved:
                 os.close(one)
 
-    def _python(self, program: str, processes: int) -> list[str]:
-        return [program, *FLAGS, "-c", BOOT_CODE, str(processes)]
+    def bwrap_arguments(self, *, template: bool) -> list[str]:
+        """The command line of bwrap, up to the program.
 
-    def bwrap_arguments(self) -> list[str]:
-        """The command line of bwrap, up to the program."""
-        line = [self.bwrap, *(f"--unshare-{name}" for name in NAMESPACES), "--uid", "1000", "--gid", "1000"]
+        The template stays in the host's process namespace, so that it can be told who its programs are, and may make
+        namespaces within its own; each of its programs gets a file system for its files.
+        """
+        names = [name for name in NAMESPACES if name != "pid" or not template]
+        line = [self.bwrap, *(f"--unshare-{name}" for name in names), "--uid", "1000", "--gid", "1000"]
         line += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         for source, target in self.place.binds():
             line += ["--ro-bind", source, target]
@@ -182,12 +199,14 @@ class Starter:
         for device in DEVICES:
             line += ["--dev-bind", device, device]
         for folder in (HOME, "/dev/shm"):
-            line += ["--size", str(self.scratch_mb << 20), "--perms", "0700", "--tmpfs", folder]
-        line += ["--remount-ro", "/", "--chdir", HOME, "--seccomp", str(FILTER), "--json-status-fd", str(INFO), "--"]
-        return line
+            size = ["--size", str(self.scratch_mb << 20), "--perms", "0700", "--tmpfs"]
+            line += ["--dir", folder] if template else [*size, folder]
+        line += ["--remount-ro", "/", "--chdir", HOME]
+        own = ["--cap-add", "CAP_SYS_ADMIN"] if template else ["--seccomp", str(FILTER), "--json-status-fd", str(INFO)]
+        return [*line, *own, "--"]
 
-    def _by_bwrap(self, high: Sequence[int]) -> Started:
-        boot = fcntl.fcntl(self.boot, fcntl.F_DUPFD_CLOEXEC, FREE)
+    def _by_bwrap(self, moved: Sequence[int]) -> Started:
+        boot = high(self.boot)
         filter_reader, filter_writer = _pipe()
         info_reader, info_writer = _pipe()
         try:
@@ -196,10 +215,10 @@ class Starter:
             targets = [CONTROL, 0, 1, 2, BOOT, FILTER, INFO]
             moves = [
                 (os.POSIX_SPAWN_DUP2, s, t)
-                for s, t in zip([*high, boot, filter_reader, info_writer], targets, strict=True)
+                for s, t in zip([*moved, boot, filter_reader, info_writer], targets, strict=True)
             ]
-            line = [*self.bwrap_arguments(), *self._python(self.place.inside, processes=2)]
-            pid = os.posix_spawn(self.bwrap, line, environment(HOME), file_actions=moves)
+            line = [*self.bwrap_arguments(template=False), self.place.inside, *FLAGS, "-c", BOOT_CODE, "2"]
+            pid = os.posix_spawn(self.bwrap, line, environment(HOME), file_actions=moves, setsigdef=IGNORED)
         except OSError:
             os.close(info_reader)
             raise
@@ -208,71 +227,38 @@ class Starter:
                 os.close(descriptor)
         return Started(pid=pid, info=info_reader)
 
-    def _by_fork(self, high: Sequence[int], order: Mapping[str, Any]) -> Started:
-        scratch = f"{self.folder}/{self.count}"
-        os.mkdir(scratch, 0o700)
-        uid = None
-        if self.uid is not None and not self.shared:
-            uid = self.uid + self.count % (65536 if self.uid >= FIRST_UID else 500)
-        more = NEIGHBOURS if self.shared else int(order["neighbours"])
-        if uid is not None:
-            os.chown(scratch, uid, uid)
-        ours, theirs = socket.socketpair()
-        folders = [scratch, *self.place.readable(), *DEVICES]
-        pid = os.fork()
-        if not pid:
-            try:
-                self._confine_and_run(high, theirs, scratch, folders, uid, more)
-            except BaseException as error:
-                os.write(2, f"confinement failed: {error!r}\n".encode())
-            os._exit(70)
-        theirs.close()
-        return Started(pid=pid, channel=ours, scratch=scratch, folders=folders)
+    def _by_template(self, template: Template, descriptors: Sequence[int], order: Mapping[str, Any]) -> Started:
+        """Ask the template for a worker; on the channel it says later which process that is."""
+        scratch = ""
+        if self.level == "B":
+            scratch = f"{self.folder}/{self.count}"
+            os.mkdir(scratch, 0o700)
+            uid = None
+            if self.uid is not None and not self.shared:
+                uid = self.uid + self.count % (65536 if self.uid >= FIRST_UID else 500)
+                os.chown(scratch, uid, uid)
+            more = NEIGHBOURS if self.shared else int(order["neighbours"])
+            order = {"scratch": scratch, "uid": uid, "more": more, "grants": self._grants(scratch)}
+        try:
+            channel = template.ask(order, descriptors)
+        except OSError:  # something has killed it: another one
+            template.orders.close()
+            self.template = self._new_template()
+            channel = self.template.ask(order, descriptors)
+        return Started(channel=channel, scratch=scratch, folders=self._folders(scratch))
 
-    def _confine_and_run(
-        self,
-        high: Sequence[int],
-        channel: socket.socket,
-        scratch: str,
-        folders: Sequence[str],
-        uid: int | None,
-        more: int,
-    ) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for name in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(name, signal.SIG_DFL)
-        boot = fcntl.fcntl(self.boot, fcntl.F_DUPFD_CLOEXEC, FREE)
-        kept = socket.socket(fileno=fcntl.fcntl(channel.detach(), fcntl.F_DUPFD_CLOEXEC, FREE + 10))
-        for source, target in zip([*high, boot], (CONTROL, 0, 1, 2, BOOT), strict=True):
-            os.dup2(source, target)
-        os.closerange(BOOT + 1, kept.fileno())
-        os.closerange(kept.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-        if uid is not None:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-        os.umask(0o077)
-        os.chdir(scratch)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-            raise OSError("no_new_privs is refused")
+    def _folders(self, scratch: str) -> list[str]:
+        return [scratch, *self.place.readable(), *DEVICES]
+
+    def _grants(self, scratch: str) -> list[tuple[str, int]]:
         rights = {scratch: landlock.SCRATCH, **dict.fromkeys(DEVICES, landlock.READ_FILE | landlock.WRITE_FILE)}
-        landlock.restrict([(folder, rights.get(folder, landlock.RUN)) for folder in folders])
-        alone = None if uid is not None or landlock.version() >= landlock.SIGNALS_SCOPED else os.getpid()
-        listener = _load(libc, self.program if alone is None else bpf.assemble("B", signals_only_to=alone))
-        socket.send_fds(kept, [b"L"], [listener])
-        kept.close()
-        os.close(listener)
-        program = self.place.program
-        os.execve(program, self._python(program, more), environment(scratch))
+        return [(folder, rights.get(folder, landlock.RUN)) for folder in self._folders(scratch)]
 
     def kill(self, worker: Started, left: set[int]) -> None:
         """Kill what is left of a worker; at level B only before its first process is reaped, whose number is the
         group's."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.level == "B" and worker.pid in left:
+            if self.level == "B" and worker.pid is not None and worker.pid in left:
                 os.killpg(worker.pid, signal.SIGKILL)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -280,9 +266,9 @@ class Starter:
 
     def gone(self, worker: Started, left: set[int]) -> bool:
         """Whether no process of a worker is left, not even one that nobody has asked for its status."""
-        if left:
+        if left or (worker.pid is None and worker.channel is not None):
             return False
-        if self.level == "A":
+        if self.level == "A" or worker.pid is None:
             return True
         try:
             os.killpg(worker.pid, 0)
@@ -293,9 +279,26 @@ class Starter:
         return False
 
     def clean(self, worker: Started) -> None:
-        """Remove a worker's folder."""
-        if worker.scratch:
+        """Remove a worker's folder: at once if it is empty, else by a process of its own, so that a program that has
+        left a hundred thousand files keeps nobody else waiting.
+
+        Raises:
+            OSError: no process could be started.
+        """
+        if not worker.scratch:
+            return
+        with contextlib.suppress(OSError):
+            os.rmdir(worker.scratch)
+            return
+        if os.fork():
+            return
+        try:
+            # With a line open, it would stand for a keeper that is gone.
+            os.closerange(3, MAX_DESCRIPTOR)
+            ctypes.CDLL(None).prctl(PR_SET_NAME, CLEANER, 0, 0, 0)
             remove(worker.scratch)
+        finally:
+            os._exit(0)
 
     def close(self) -> None:
         """Remove the folder of all."""
@@ -304,22 +307,10 @@ class Starter:
 
 
 def _pipe() -> tuple[int, int]:
-    return tuple(fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, FREE) for one in _closing(os.pipe()))  # type: ignore[return-value]
+    return tuple(high(one) for one in _closing(os.pipe()))  # type: ignore[return-value]
 
 
 def _closing(pair: tuple[int, int]):
     for one in pair:
         yield one
         os.close(one)
-
-
-def _load(libc: ctypes.CDLL, program: bytes) -> int:
-    """Install the filter; gives the descriptor on which it asks."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    number = SECCOMP[bpf.machine()]
-    found = libc.syscall(ctypes.c_long(number), SET_MODE_FILTER, NEW_LISTENER, ctypes.c_char_p(header))
-    if found < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"seccomp: {os.strerror(code)}")
-    return found

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MEGABYTE = 1 << 20
+TRUST_SECONDS = 0.5
+"""After a longer pause between two looks a number may have become another process's."""
 
 
 @dataclass
@@ -65,40 +68,44 @@ class Watcher:
 
     def __init__(self) -> None:
         self.known: dict[int, int] = {}
-        """Root of each process seen before; 0 of a stranger."""
+        """Root of each process of a program that was seen before."""
+        self.strangers: dict[int, float] = {}
+        """When each process that is nobody's was first seen."""
+        self.looked = 0.0
 
-    def forget_strangers(self) -> None:
-        """A worker's job begins: its processes may have been taken for strangers while it waited."""
-        self.known = {pid: root for pid, root in self.known.items() if root}
+    def forget_strangers(self, since: float) -> None:
+        """A worker's job begins that was ordered at ``since``: whatever was first seen after that may be its own."""
+        self.strangers = {pid: seen for pid, seen in self.strangers.items() if seen < since}
 
     def groups(self, roots: Iterable[int], session: bool) -> dict[int, Group]:
         """The group of each root process: its session, or its descendants.
 
         In a process namespace orphans fall to the root, so descendants are complete.
         """
+        now = time.monotonic()
+        if now - self.looked > TRUST_SECONDS:
+            self.strangers = {}
+        self.looked = now
         found = {root: Group({root}) for root in roots}
         alive = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-        self.known = {pid: root for pid, root in self.known.items() if pid in alive and (root in found or not root)}
+        self.known = {pid: root for pid, root in self.known.items() if pid in alive and root in found}
         self.known |= {root: root for root in found}
-        fresh = {pid: _parent_and_session(pid) for pid in alive - self.known.keys()}
+        self.strangers = {pid: seen for pid, seen in self.strangers.items() if pid in alive and pid not in self.known}
+        fresh = {pid: _parent_and_session(pid) for pid in alive - self.known.keys() - self.strangers.keys()}
         if session:
-            self.known |= {pid: leader if leader in found else 0 for pid, (_, leader) in fresh.items()}
+            self.known |= {pid: leader for pid, (_, leader) in fresh.items() if leader in found}
         else:
             self._place(fresh)
+        self.strangers |= dict.fromkeys(fresh.keys() - self.known.keys(), now)
         for pid, root in self.known.items():
-            if root:
-                found[root].pids.add(pid)
+            found[root].pids.add(pid)
         return found
 
     def _place(self, fresh: dict[int, tuple[int, int]]) -> None:
         """New processes go where their parents are; a parent may be new itself."""
-        while True:
-            placed = {pid: self.known[parent] for pid, (parent, _) in fresh.items() if self.known.get(parent)}
-            if not placed:
-                break
+        while placed := {pid: self.known[parent] for pid, (parent, _) in fresh.items() if parent in self.known}:
             self.known |= placed
             fresh = {pid: both for pid, both in fresh.items() if pid not in placed}
-        self.known |= dict.fromkeys(fresh, 0)
 
 
 def out_of_memory_kills() -> int:
