@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from prismlab.errors import SpecError
 from prismlab.study.load import load_study
 from prismlab.study.plan import plan_study
 from prismlab.study.running import AlarmSpec, MonitorSpec, RunSide, SaveSpec
@@ -62,3 +63,21 @@ def test_what_cannot_be_meant_is_refused() -> None:
     assert SaveSpec(every_steps=3).every_minutes is None
     never = SaveSpec(every_minutes=None)
     assert (never.every_steps, never.every_minutes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mesh": {"shard": 2}}, "a 'mesh' of 2 processes needs 'launch: torchrun'"),
+        ({"launch": "torchrun", "nproc": 4, "mesh": {"replicate": 3, "shard": 2}}, "3 x 2 has 6 places, which .* of 4"),
+        ({"launch": "torchrun", "nproc": 2, "mesh": {"replicate": 3, "shard": 2}}, None),  # on three machines
+        ({"launch": "torchrun", "nproc": 4, "mesh": {"shard": 32}}, None),  # on eight
+        ({"mesh": {"replicate": 1}}, None),
+    ],
+)
+def test_a_mesh_that_no_number_of_machines_gives_is_refused(tmp_path: Path, changes: Any, told: str | None) -> None:
+    if told is None:
+        planned(tmp_path, **changes)
+    else:
+        with pytest.raises(SpecError, match=told):
+            planned(tmp_path, **changes)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import CheckpointError
-from prismlab.model import hub
+from prismlab.model import hub, remote
 from prismlab.model.checkpoint import load_tokenizer, save_checkpoint
 from prismlab.model.folder import INDEX, SINGLE, beside_weights, check_link, read_config, weight_files
 from prismlab.model.tensors import open_checkpoint
 from prismlab.model.tokens import build_byte_tokenizer, tokenizer_hash
-from prismlab.run.step import Artifact, Progress, Result
+from prismlab.run.step import REMOTE_CODE, Artifact, Progress, Result
 
 
 def _build_tiny(spec: Mapping[str, Any], seed: int, folder: Path) -> None:
@@ -35,8 +35,8 @@ def _place(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def _take(folder: Path, out: Path) -> None:
-    """Bring configuration, weights and tokenizer from ``folder`` to ``out``.
+def _take(folder: Path, out: Path, *, code: bool) -> None:
+    """Bring configuration, weights and tokenizer from ``folder`` to ``out``, and its ``code`` where that is trusted.
 
     Raises:
         CheckpointError: it is no checkpoint, or its weights are pickled, incomplete or missing.
@@ -48,6 +48,9 @@ def _take(folder: Path, out: Path) -> None:
     if (folder / INDEX).exists() and weights != [folder / SINGLE]:
         weights.append(folder / INDEX)
     files = beside_weights(folder) + weights
+    if code:
+        remote.check_brought(folder)
+        files += remote.code_files(folder)
     for file in files:
         check_link(file)
     out.mkdir(parents=True)
@@ -87,7 +90,11 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
         _build_tiny(spec, int(config["seed"]), model)
     else:
         folders = (config.get("files") or {}).get("checkpoint") or []
-        _take(Path(folders[0]) if folders else hub.fetch(spec["checkpoint"]), model)
+        code = bool(spec.get("trust_remote_code"))
+        _take(Path(folders[0]) if folders else hub.fetch(spec["checkpoint"], code=code), model, code=code)
     metrics = _metrics(model)
+    if found := remote.code_of(model):
+        metrics[REMOTE_CODE] = found
+        progress.note(f"code of this checkpoint will be run: {', '.join(one['name'] for one in found)}")
     progress.note(f"{metrics['architecture']}, {metrics['parameters']:,} parameters")
     return Result(metrics=metrics)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as _bars
 
 from prismlab.errors import CheckpointError, in_a_line, shown
-from prismlab.model import lora
+from prismlab.model import lora, remote
 from prismlab.model.families import by_canonical, check_config_fits
 from prismlab.model.tensors import FLOATS, model_type, open_checkpoint
 
@@ -46,7 +46,8 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
     """The causal language model in ``folder``, in evaluation mode.
 
     Args:
-        folder: a Hugging Face folder with config and safetensors; pickled weights and remote code are refused.
+        folder: a Hugging Face folder with config and safetensors; pickled weights are refused, and so is code that it
+            brings, unless the study trusts it (`prismlab.model.remote`).
         dtype: a key of ``DTYPES``; weights are converted when they are read.
         device: where the weights go; None for the first GPU, or the CPU where there is none.
 
@@ -59,6 +60,7 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
     check_loadable(folder)
+    trust = remote.runs(folder)
     try:
         # The library's types do not tell that output_loading_info makes it return a pair.
         with _silent():
@@ -66,7 +68,7 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
                 folder,
                 dtype=DTYPES[dtype],
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=trust,
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused beneath, by name
@@ -74,6 +76,8 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
         model, loaded = pair
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {in_a_line(error)}") from error
+    if trust:
+        remote.check_ran(folder, model)
     # A missing tensor would be filled with random numbers by the library: the worst of silent fallbacks.
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if loaded.get(problem):
@@ -99,13 +103,14 @@ def check_loadable(folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_config_fits(folder)
-    kind = model_type(folder)
+    remote.check_runs(folder)
+    kind, trust = model_type(folder), remote.runs(folder)
     with open_checkpoint(folder) as file:
         stored, views = file.elements, by_canonical(file, kind, str(folder))
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
         with _silent(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     except Exception as error:  # a config is a stranger's, and the library's code falls over it in every way there is
         raise CheckpointError(
             f"{folder / 'config.json'}: describes no causal language model: {type(error).__name__}: {in_a_line(error)}"

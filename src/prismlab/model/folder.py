@@ -13,6 +13,7 @@ Three rules hold for every file, whoever made the folder:
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from prismlab.errors import CheckpointError, shown
+from prismlab.run.step import trusted
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -29,7 +31,8 @@ MAX_HEADER = 100_000_000
 MAX_JSON = 16_000_000
 """Longest ``config.json`` in bytes; a true one has a few thousand."""
 BESIDE = ("*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")
-"""What is taken of a checkpoint beside its weights: config, tokenizer, chat template. Never pickle, never code."""
+"""What is taken of a checkpoint beside its weights: config, tokenizer, chat template. Never pickle; code only where the
+study trusts it (`prismlab.model.remote`)."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -178,13 +181,29 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder}: neither {SINGLE} nor {INDEX}, so there are no weights")
 
 
+def code_hash(path: Path) -> str:
+    """BLAKE2b (128 bits, hexadecimal) of a file of code.
+
+    Raises:
+        CheckpointError: it is no regular file, leads out of its folder, cannot be read or is longer than ``MAX_JSON``.
+    """
+    descriptor, size = open_regular(path)
+    with os.fdopen(descriptor, "rb") as file:
+        if size > MAX_JSON:
+            raise CheckpointError(f"{path}: {size} bytes are too long for a checkpoint's code (limit {MAX_JSON})")
+        return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+
+
 def beside_weights(folder: Path) -> list[Path]:
-    """Files of ``BESIDE`` in ``folder`` without the index, sorted; each regular and no link that leads elsewhere.
+    """Files of ``BESIDE`` in ``folder`` without the index, and code that the step under way may run, sorted; each
+    regular and no link that leads elsewhere.
 
     Raises:
         CheckpointError: one of them is a link that leads out of the checkpoint.
     """
     found = {file for pattern in BESIDE for file in Path(folder).glob(pattern) if not file.name.endswith(".index.json")}
+    if allowed := trusted():
+        found |= {file for file in Path(folder).glob("*.py") if code_hash(file) in allowed}
     for file in found:
         check_link(file)
     return sorted(file for file in found if file.is_file())

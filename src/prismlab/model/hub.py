@@ -10,17 +10,18 @@ from prismlab.errors import CheckpointError, MissingExtra, shown
 from prismlab.model.folder import BESIDE, PICKLED, SINGLE
 
 WANTED = (*BESIDE, "*.safetensors")
-"""What is fetched of a model: configuration, weights, tokenizer, chat template. Never pickle, never code."""
+"""What is fetched of a model: configuration, weights, tokenizer, chat template. Never pickle, code only if asked."""
 FOREIGN = "consolidated"
 """How weight files begin that some models carry besides, in their maker's own layout."""
 _ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, *, code: bool = False) -> Path:
     """The folder of a model id (``owner/name``, ``@revision`` optional) in the local cache, fetched if it is not there.
 
-    Without a network the cache answers alone, also where ``HF_HUB_OFFLINE`` says so.
+    Without a network the cache answers alone, also where ``HF_HUB_OFFLINE`` says so. With ``code`` the model's Python
+    files come along.
 
     Raises:
         CheckpointError: ``name`` is no model id, or the model can be had neither from the hub nor from the cache.
@@ -40,7 +41,10 @@ def fetch(name: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                match["repo"], revision=match["revision"], allow_patterns=list(WANTED), ignore_patterns=ignored
+                match["repo"],
+                revision=match["revision"],
+                allow_patterns=[*WANTED, *(["*.py"] if code else [])],
+                ignore_patterns=ignored,
             )
         )
     except HFValidationError as error:

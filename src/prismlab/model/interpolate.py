@@ -17,6 +17,7 @@ import torch
 from prismlab.errors import CheckpointError, in_a_line, shown
 from prismlab.model.checkpoint import load_model
 from prismlab.model.families import by_canonical
+from prismlab.model.remote import runs
 from prismlab.model.tensors import TensorView, model_type, open_checkpoint
 from prismlab.model.tokens import tokenizer_hash
 
@@ -72,7 +73,7 @@ def _configs_differ(folders: Sequence[Path]) -> None:
     configs: list[dict[str, Any]] = []
     for folder in folders:
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=runs(folder), local_files_only=True)
         except Exception as error:  # a config is a stranger's, and the library's code falls over it in every way
             raise CheckpointError(f"{folder}: its config cannot be read: {in_a_line(error)}") from error
         configs.append({key: value for key, value in config.to_dict().items() if key not in FREE})

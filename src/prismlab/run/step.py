@@ -6,7 +6,8 @@ nothing else. It never knows the planner, the runner, another stage, or where th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +77,30 @@ class Silent:
 
     def note(self, text: str) -> None:
         pass
+
+
+REMOTE_CODE = "remote_code"
+"""Key of metrics: ``[{name, blake2b}]`` of code that a checkpoint brought and that its study trusts; steps made from it
+have it too."""
+_trusted: set[str] = set()
+
+
+@contextmanager
+def trusting(hashes: Iterable[str]) -> Generator[None]:
+    """While this lasts, code with one of these hashes may be run (``model.remote``); one step runs in a process."""
+    before = set(_trusted)
+    _trusted.clear()
+    _trusted.update(hashes)
+    try:
+        yield
+    finally:
+        _trusted.clear()
+        _trusted.update(before)
+
+
+def trusted() -> frozenset[str]:
+    """Hashes of the code that the step under way may run."""
+    return frozenset(_trusted)
 
 
 class Stage(Protocol):

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -23,7 +23,7 @@ from typing import IO, Any, Literal, cast
 from prismlab.errors import EndBranch, PrismError, StoreError, place_trouble
 from prismlab.run.nodes import torchrun_command
 from prismlab.run.record import git, peak_memory_mb, reset_peak_memory, versions
-from prismlab.run.step import Artifact, Progress, Result, Stage
+from prismlab.run.step import REMOTE_CODE, Artifact, Progress, Result, Stage, trusting
 from prismlab.run.store import Store
 
 EVENT = "@prism "
@@ -118,7 +118,12 @@ def call(job: Job, out: Path, progress: Progress) -> Result:
     config = {**job.config, "files": dict(job.paths), "scratch": str(scratch)}
     if job.how:
         config["how"] = dict(job.how)
-    return stage(config, _artifacts(job), out, progress)
+    inputs = _artifacts(job)
+    told = [one for artifact in inputs.values() for one in artifact.metrics.get(REMOTE_CODE, ())]
+    code = [one for at, one in enumerate(told) if one not in told[:at]]
+    with trusting(one["blake2b"] for one in code):
+        result = stage(config, inputs, out, progress)
+    return replace(result, metrics={**result.metrics, REMOTE_CODE: code}) if code else result
 
 
 def _forward(line: str, progress: Progress, log: IO[str]) -> None:

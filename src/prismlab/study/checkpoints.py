@@ -140,6 +140,9 @@ class TrainSpec(RunSide, ModelSide, TrainRun):
         _within_steps(self.steps, self.optimizer.warmup, self.snapshots)
         if self.launch == "process" and self.nproc > 1:
             raise ValueError("'nproc' above 1 needs 'launch: torchrun'")
+        nproc = self.nproc if self.launch == "torchrun" else None
+        if self.mesh is not None and (misfit := self.mesh.misfit(nproc)) is not None:
+            raise ValueError(misfit)
         shares = self.nproc // self.context_parallel
         if self.nproc % self.context_parallel:
             raise ValueError(f"'nproc' of {self.nproc} is no multiple of 'context_parallel' {self.context_parallel}")

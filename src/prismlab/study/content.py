@@ -64,9 +64,10 @@ class FileHashes:
         """``[{name, blake2b}]`` of files, in the given order."""
         return [{"name": file.name, "blake2b": self.of(file)} for file in files]
 
-    def checkpoint(self, folder: Path) -> list[dict[str, str]]:
-        """The listing of a checkpoint folder's configuration, weights and tokenizer, by name."""
-        files = {file for pattern in _CHECKPOINT_FILES for file in folder.glob(pattern) if file.is_file()}
+    def checkpoint(self, folder: Path, *, code: bool = False) -> list[dict[str, str]]:
+        """The listing of a checkpoint folder's configuration, weights and tokenizer, and its ``code``, by name."""
+        patterns = (*_CHECKPOINT_FILES, *(("*.py",) if code else ()))
+        files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
         return self.listing(sorted(files, key=lambda file: file.name))
 
     def save(self) -> None:

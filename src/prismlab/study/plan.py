@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from prismlab.study.running import HOW
 from prismlab.study.series import owner, prefixes
 from prismlab.study.spec import EvaluationSpec
 from prismlab.study.steps import Plan, Step, canonical, entries_of, stage_of
-from prismlab.study.suites import SUITE_FILES, bare
+from prismlab.study.suites import SUITE_FILES, TASK_FILES, bare
 
 MACHINE_TEXT = ("web", "code-text", "chat")
 """Micro domains whose text is found on the machine, so that its hash belongs to the fingerprint."""
@@ -121,15 +122,21 @@ class Builder:
 
     def base(self, name: str, seed: int) -> str:
         spec = _json(self.study.bases[name])
-        facts = {"checkpoint": name}
+        # Where no code is trusted, a base is what it was before that could be said.
+        spec |= {} if spec.pop("trust_remote_code") is False else {"trust_remote_code": True}
+        facts, code = {"checkpoint": name}, self.study.bases[name].trust_remote_code
         if spec["checkpoint"] is None:
             return self.add("base", name, seed, {"spec": spec, "content": None}, facts=facts)
         folders = self.files_of("bases", name)
         if folders:
             # Where a folder lies is no part of what it holds: the stage finds it in config["files"]["checkpoint"].
-            config = {"spec": {**spec, "checkpoint": "."}, "content": self.hashes.checkpoint(folders[0])}
+            config = {"spec": {**spec, "checkpoint": "."}, "content": self.hashes.checkpoint(folders[0], code=code)}
             return self.add("base", name, None, config, facts=facts, paths={"checkpoint": [str(folders[0])]})
         hub_id, _, revision = str(spec["checkpoint"]).partition("@")
+        if code and not re.fullmatch("[0-9a-f]{40}", revision):
+            # What was read and trusted is the code of one commit; a branch may hold other code tomorrow.
+            wanted = f"the commit whose code was read: '{hub_id}@' and 40 hexadecimal digits"
+            raise SpecError(problem(f"bases.{name}.trust_remote_code", "no commit in 'checkpoint'", wanted))
         content = {"id": hub_id, "revision": revision or "main"}
         return self.add("base", name, None, {"spec": spec, "content": content}, facts=facts)
 
@@ -288,6 +295,9 @@ class Builder:
         if spec.suite is not None:
             data["content"][SUITE_FILES] = self._listing("evaluations", name)
             paths["paths"][SUITE_FILES] = [str(file) for file in files]
+            if included := self.files_of("evaluations", f"{name}.include"):
+                data["content"][TASK_FILES] = self._listing("evaluations", f"{name}.include")
+                paths["paths"][TASK_FILES] = [str(file) for file in included]
         config = {
             # Which checkpoints are evaluated changes nothing about any one of them.
             "spec": {**_json(spec), "checkpoints": None, "suite": bare(spec.suite, files)},

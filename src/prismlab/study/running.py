@@ -47,6 +47,18 @@ class MeshSpec(Spec):
     shard: Count | None = None
     """Processes that share one copy; null for what is left, and for all of a machine if both are null."""
 
+    def misfit(self, nproc: int | None) -> str | None:
+        """Why no number of machines of ``nproc`` processes (None: no ``torchrun``, so one) gives this mesh, if so."""
+        places = (self.replicate or 1) * (self.shard or 1)
+        if nproc is None:
+            return None if places == 1 else f"a 'mesh' of {places} processes needs 'launch: torchrun' and 'nproc'"
+        if self.replicate is None or self.shard is None or places % nproc == 0:
+            return None
+        return (
+            f"a 'mesh' of {self.replicate} x {self.shard} has {places} places, which machines of {nproc} processes "
+            "('nproc') cannot fill; leave one of the two out, or give a multiple"
+        )
+
 
 class MonitorSpec(Spec):
     """What is measured of the model while it trains, on held-out documents."""

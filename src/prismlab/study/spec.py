@@ -38,6 +38,9 @@ class BaseSpec(Spec):
     checkpoint: str | None = None
     """A folder in the Hugging Face layout, or a model id or a name of ``prism models`` with an optional ``@revision``;
     excludes ``arch``."""
+    trust_remote_code: bool = False
+    """Run the Python code that the checkpoint brings for a class that transformers does not have. Read it first: it can
+    do whatever you can. A hub id then needs its commit (``owner/name@`` and 40 hexadecimal digits)."""
 
     @field_validator("checkpoint")
     @classmethod
@@ -48,6 +51,8 @@ class BaseSpec(Spec):
     def _one_origin(self) -> BaseSpec:
         if (self.arch is None) == (self.checkpoint is None):
             raise ValueError("give exactly one of 'arch' (a tiny model) and 'checkpoint' (a folder or model id)")
+        if self.trust_remote_code and self.checkpoint is None:
+            raise ValueError("'trust_remote_code' is for a 'checkpoint': tiny models bring no code")
         return self
 
 

@@ -83,7 +83,8 @@ def extend_context(model: PreTrainedModel, seq_len: int, rope: Mapping[str, Any]
             f"rows of {seq_len} tokens are longer than the model's context of {own}; say how with 'rope' (theta or "
             "scaling), or set 'allow_longer: true' to train on them as they are"
         )
-    config.max_position_embeddings = max(seq_len, int(config.max_position_embeddings or 0))
+    if hasattr(config, "max_position_embeddings"):  # a class without positions may not have it
+        config.max_position_embeddings = max(seq_len, int(config.max_position_embeddings or 0))
 
 
 def _set_rope(model: PreTrainedModel, seq_len: int, own: int, rope: Mapping[str, Any]) -> None:
