@@ -84,7 +84,10 @@ def kernels() -> dict[str, Any]:
 
 
 def measure(name: str, options: argparse.Namespace, device: torch.device, rate: float) -> dict[str, Any]:
-    """One model: ``{parameters, tokens_per_second, mfu, peak_gib, plan_gib, loss_first, loss_last}``, or ``error``."""
+    """One model: ``{parameters, tokens_per_second, mfu, peak_gib, plan_gib, loss_first, loss_last}``, or ``error``.
+
+    ``plan_gib`` is the plan without what it reserves for CUDA itself, which torch's count of a GPU's memory leaves out.
+    """
     given = {
         "stage": "midtrain",
         "from": "x",
@@ -113,7 +116,8 @@ def measure(name: str, options: argparse.Namespace, device: torch.device, rate: 
         model = build(name, options.tiny, options.seq_len, device)
         shape = shape_of(model.config.to_dict())
         found |= {"class": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())}
-        found["plan_gib"] = memory(shape, setting).total / GIB
+        plan = memory(shape, setting)
+        found["plan_gib"] = (plan.total - (plan.reserved if device.type == "cuda" else 0)) / GIB
         make_ready(model, spec)
         rows = Rows(options.steps * options.rows, options.seq_len, min(shape.vocab, 2**31))
         reports = list(train(model, rows, spec, World(device=device)))
@@ -141,6 +145,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.steps < 2:
+        parser.error("--steps: at least 2, since the first one is not counted: it compiles kernels")
     cuda = torch.cuda.is_available()
     if options.tiny:
         options.seq_len = min(options.seq_len, 64)
@@ -159,13 +165,13 @@ def main() -> None:
         "models": [],
     }
     for name in options.models:
-        found = measure(name, options, device, rate)
-        about["models"].append(found)
-        print(json.dumps(found), flush=True)
         gc.collect()
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
+        found = measure(name, options, device, rate)
+        about["models"].append(found)
+        print(json.dumps(found), flush=True)
     print(json.dumps({key: value for key, value in about.items() if key != "models"}))
     if options.out:
         options.out.write_text(json.dumps(about, indent=1) + "\n")

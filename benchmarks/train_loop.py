@@ -1,13 +1,17 @@
 """The training loop with data, log and monitors, beside a bare torch loop on the same model: tokens a second.
 
-    python benchmarks/train_loop.py --out benchmarks/results/train_loop.json
+    python benchmarks/train_loop.py --out benchmarks/results/train_loop.json        (about 3 minutes on a quiet core)
 
-Both train the same model on the same rows, in turns of some steps each in one process, so that whatever else the
-machine does falls on both. The bare loop has its tokens in memory and does what no loop can leave out: forward,
-cross-entropy, backward, clipping, fused AdamW, gradients to null. Ours reads a corpus from disk (boundaries ignored,
-so that both compute the same), reports losses by domain, writes metrics.jsonl and TensorBoard, measures held-out text
-every 50 steps, and has saves on. Told are medians over turns of the ratio, by the clock and by CPU seconds, which a
-loaded machine leaves alone; and the time from nothing to the first step.
+Both train the same model on the same rows, a step each in turn (who begins changes), so that whatever else the machine
+does falls on both. The bare loop has its tokens in memory and does what no loop can leave out: forward, cross-entropy,
+backward, clipping, fused AdamW with decay on matrices alone, gradients to null; where documents are kept apart also
+mask, positions and labels from the documents' numbers. Ours reads a corpus from disk, reports losses by domain, writes
+metrics.jsonl and TensorBoard, measures held-out text once a block, and has saves on.
+
+Told is the median over blocks of some steps of bare over ours, by the clock and by seconds of the CPU, which a loaded
+machine leaves alone: once with rows as one text, once with documents kept apart. Work of other threads (TensorBoard's)
+counts as ours, whenever it is done. The losses of both are compared, so that they are known to compute the same. And
+the time from nothing to the first step.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prismlab.data.corpus import write_corpus
+from prismlab.data.shards import Marks, finish, write_shard
 from prismlab.micro.models import build_model, tiny_config
 from prismlab.model.checkpoint import load_model, save_checkpoint
 from prismlab.model.tokens import build_byte_tokenizer, tokenizer_hash
@@ -40,23 +44,43 @@ from prismlab.train import stage
 
 ROWS, LENGTH, WIDTH, LAYERS = 16, 128, 128, 4
 """Those of the demo."""
+DOCUMENTS = 5
+"""Documents of a row, on average."""
+SAME = 1e-3
+"""Most nats by which the losses of the two may differ over the first ``WARM`` steps."""
+WARM = 5
 
 
-def prepare(root: Path, steps: int, every: int) -> dict[str, Any]:
+def rows_of(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and numbers of documents [steps * ROWS, LENGTH] that both train on: of a few documents a row."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 256, (steps * ROWS, LENGTH))
+    begins = rng.random((steps * ROWS, LENGTH)) < DOCUMENTS / LENGTH
+    begins[:, 0] = True
+    return tokens, np.cumsum(begins, axis=1) - 1
+
+
+def prepare(root: Path, steps: int, every: int, boundaries: str = "ignore") -> dict[str, Any]:
+    """``start``, ``corpus`` and ``text.txt`` below ``root``; the stage's configuration."""
     tokenizer = build_byte_tokenizer()
     save_checkpoint(
         build_model(tiny_config("llama", WIDTH, LAYERS, len(tokenizer)), 0), tokenizer, root / "start/model"
     )
     (root / "corpus").mkdir()
-    rows = np.random.default_rng(0).integers(0, 256, (steps * ROWS, LENGTH))
-    write_corpus(
+    tokens, documents = rows_of(steps)
+    begins = np.diff(documents, axis=1, prepend=-1) > 0
+    full = np.full(len(tokens), LENGTH)
+    marks = Marks(full, begins.sum(axis=1), np.nonzero(begins)[1].astype(np.uint32))
+    write_shard(root / "corpus", 0, tokens, marks, len(tokenizer))
+    finish(
         root / "corpus",
-        row_source=np.arange(steps * ROWS) % 2,
-        blocks=[(0, [rows[0::2]]), (1, [rows[1::2]])],
+        root / "corpus",
+        row_source=np.arange(len(tokens)) % 2,
         sources=[{"name": name, "domain": name} for name in ("web", "math")],
         seq_len=LENGTH,
         vocab=len(tokenizer),
         tokenizer_hash=tokenizer_hash(tokenizer),
+        more={},
     )
     (root / "text.txt").write_text("\n\n".join(f"Document {n} is one of many. " * 8 for n in range(60)))
     given: dict[str, Any] = {
@@ -66,7 +90,7 @@ def prepare(root: Path, steps: int, every: int) -> dict[str, Any]:
         "steps": steps,
         "rows": ROWS,
         "seq_len": LENGTH,
-        "boundaries": "ignore",
+        "boundaries": boundaries,
         "optimizer": {"lr": 1e-3, "schedule": "constant", "eps": 1e-8},
         "monitor": {"heldout": ["text"], "every": every, "documents": 8, "tokens": LENGTH},
     }
@@ -91,14 +115,24 @@ def bare(root: Path, spec: dict[str, Any]) -> Iterator[float]:
     model: Any = load_model(root / "start/model")
     model.train()
     given = spec["optimizer"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=given["lr"], betas=tuple(given["betas"]), eps=1e-8, fused=True)
-    shape = (int(spec["steps"]), ROWS, LENGTH)
-    tokens = torch.as_tensor(np.random.default_rng(0).integers(0, 256, (shape[0] * ROWS, LENGTH))).view(shape)
-    for batch in tokens:
-        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), batch[:, 1:].reshape(-1))
+    sides = [[one for one in model.parameters() if (one.ndim > 1) is decays] for decays in (True, False)]
+    groups = [{"params": sides[0], "weight_decay": given["weight_decay"]}, {"params": sides[1], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=given["lr"], betas=tuple(given["betas"]), eps=given["eps"], fused=True)
+    tokens, documents = (torch.as_tensor(one).split(ROWS) for one in rows_of(int(spec["steps"])))
+    earlier = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    for batch, ids in zip(tokens, documents, strict=True):
+        labels, known = batch[:, 1:], {}
+        if spec["boundaries"] == "respect":
+            first = torch.ones_like(ids, dtype=torch.bool)
+            first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+            at = torch.arange(LENGTH).expand_as(ids)
+            known["attention_mask"] = ((ids[:, :, None] == ids[:, None, :]) & earlier)[:, None]
+            known["position_ids"] = at - torch.where(first, at, 0).cummax(dim=1).values
+            labels = labels.masked_fill(first[:, 1:], -100)
+        logits = model(input_ids=batch, use_cache=False, **known).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), given["clip"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield loss.item()
@@ -112,23 +146,25 @@ def ours(root: Path, config: dict[str, Any]) -> Iterator[float]:
     }
     (root / "out").mkdir()
     run = stage._Run(config, inputs, root / "out", Silent())  # the stage's own parts, so that a turn can end in it
-    steps = stage.train(run.parallel.model, run.rows, run.spec, run.world, run.after_step, run.parallel, run.begin)
-    for report in steps:
+    for report in run.reports():
         run.take(report)
         yield report.loss
     run.close(whole=True)
 
 
-def turns(loops: dict[str, Iterator[float]], count: int, steps: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds by the clock and of the CPU of each loop's turns, the order changing from turn to turn."""
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in loops}
-    for turn in range(count):
-        for name in sorted(loops, reverse=bool(turn % 2)):
-            clock, work = time.perf_counter(), time.process_time()
-            for _ in range(steps):
-                next(loops[name])
-            spent[name].append((time.perf_counter() - clock, time.process_time() - work))
-    return spent
+def block(loops: dict[str, Iterator[float]], steps: int) -> dict[str, tuple[float, float]]:
+    """Seconds by the clock and of the CPU that each loop takes for ``steps`` steps, a step each in turn."""
+    clock = dict.fromkeys(loops, 0.0)
+    work, whole = dict.fromkeys(loops, 0.0), time.process_time()
+    for step in range(steps):
+        for name in sorted(loops, reverse=bool(step % 2)):
+            began, busy = time.perf_counter(), time.thread_time()
+            next(loops[name])
+            clock[name] += time.perf_counter() - began
+            work[name] += time.thread_time() - busy
+    # The bare loop has one thread: what is spent beside it is ours.
+    work["ours"] = time.process_time() - whole - work["bare"]
+    return {name: (clock[name], work[name]) for name in loops}
 
 
 def first_step(root: Path) -> dict[str, float]:
@@ -146,33 +182,39 @@ def first_step(root: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "cpu_seconds": float(done.stdout.split()[-1])}
 
 
-def measure(root: Path, count: int, steps: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """The comparison, and the start."""
-    torch.set_num_threads(threads)
-    warm = 5
-    config = prepare(root, count * steps + warm, every=50)
+def measure(root: Path, boundaries: str, count: int, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """The comparison under one policy of boundaries.
+
+    Raises:
+        RuntimeError: the two do not compute the same.
+    """
+    torch.set_num_threads(1)
+    root.mkdir()
+    config = prepare(root, count * steps + WARM, every=steps, boundaries=boundaries)
     loops = {"bare": bare(root, config["spec"]), "ours": ours(root, config)}
-    for loop in loops.values():
-        for _ in range(warm):
-            next(loop)
-    spent = turns(loops, count, steps)
+    losses = [{name: next(loop) for name, loop in loops.items()} for _ in range(WARM)]
+    apart = max(abs(one["bare"] - one["ours"]) for one in losses)
+    if apart > SAME:
+        raise RuntimeError(f"{boundaries}: the losses of the two loops are {apart} apart over the first {WARM} steps")
+    spent = [block(loops, steps) for _ in range(count)]
     tokens = steps * ROWS * LENGTH
-    found: dict[str, Any] = {"turns": count, "steps_a_turn": steps, "threads": threads}
+    found: dict[str, Any] = {"blocks": count, "steps_a_block": steps, "losses_apart": apart}
     for at, kind in enumerate(("clock", "cpu")):
-        ratios = [b[at] / o[at] for b, o in zip(spent["bare"], spent["ours"], strict=True)]
-        rates = {name: tokens / statistics.median(one[at] for one in spent[name]) for name in loops}
-        whole = sum(one[at] for one in spent["bare"]) / sum(one[at] for one in spent["ours"])
-        found[kind] = {"ratio_median": statistics.median(ratios), "ratio_of_sums": whole, "tokens_per_second": rates}
-        middle = found[kind]["ratio_median"]
-        say(f"{kind}: ours {rates['ours']:,.0f}, bare {rates['bare']:,.0f} tokens/s; ratio {middle:.3f}")
+        ratios = sorted(one["bare"][at] / one["ours"][at] for one in spent)
+        rates = {name: tokens / statistics.median(one[name][at] for one in spent) for name in loops}
+        middle = statistics.median(ratios)
+        found[kind] = {"ratio_median": middle, "ratios": ratios, "tokens_per_second": rates}
+        say(
+            f"boundaries: {boundaries}, {kind}: ours {rates['ours']:,.0f}, bare {rates['bare']:,.0f} tokens/s; ratio "
+            f"{middle:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f} over {count} blocks)"
+        )
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=25, help="of a block")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -180,10 +222,11 @@ def main() -> None:
         started.mkdir()
         (started / "config.json").write_text(json.dumps(prepare(started, 10, 50)))
         first = first_step(started)
-        print(f"start to first step: {first['seconds']:.1f} s, of the CPU {first['cpu_seconds']:.1f} s")
-        whole = Path(folder) / "loops"
-        whole.mkdir()
-        found = measure(whole, options.turns, options.steps, options.threads, print)
+        print(f"start to first step: {first['seconds']:.1f} s, of the CPU {first['cpu_seconds']:.1f} s", flush=True)
+        found = {
+            policy: measure(Path(folder) / policy, policy, options.blocks, options.steps, print)
+            for policy in ("ignore", "respect")
+        }
     if options.out:
         about = {
             "date": date.today().isoformat(),

@@ -52,6 +52,9 @@ def test_tiny_models_go_through_the_benchmark_of_gpus(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_loop_stands_beside_a_bare_one(tmp_path: Path) -> None:
-    found = run("train_loop.py", tmp_path / "out.json", "--turns", "2", "--steps", "2")
-    assert found["cpu"]["ratio_median"] > 0.3
+    found = run("train_loop.py", tmp_path / "out.json", "--blocks", "3", "--steps", "3")
+    for policy in ("ignore", "respect"):
+        assert found[policy]["losses_apart"] < 1e-3, "both compute the same"
+        assert found[policy]["cpu"]["ratio_median"] > 0.5
+        assert len(found[policy]["clock"]["ratios"]) == 3
     assert found["first_step"]["cpu_seconds"] > 0
