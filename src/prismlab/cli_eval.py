@@ -17,7 +17,9 @@ def evaluate(
     what: Annotated[
         list[str], typer.Argument(metavar="CHECKPOINT | fetch SUITE | suites", help="A folder or model id (@revision).")
     ],
-    suite: Annotated[str | None, typer.Option("--suite", metavar="NAME", help="See 'prism eval suites'.")] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="NAME", help="See 'prism eval suites'; or a FILE.yaml.")
+    ] = None,
     source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Folder with the sets.")] = None,
     tasks: Annotated[
         list[str] | None, typer.Option("--tasks", metavar="NAME", help="Benchmarks; repeat or a,b.")
@@ -33,6 +35,9 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest response.")] = None,
     template: Annotated[str, typer.Option("--template", help="Prompt template of sampled items.")] = "think",
     seed: Annotated[int, typer.Option("--seed", help="Of sampling and of generated items.")] = 0,
+    include: Annotated[
+        list[Path] | None, typer.Option("--include", metavar="DIR", help="Of harness: your own tasks.")
+    ] = None,
     exclude: Annotated[
         Path | None, typer.Option("--exclude", metavar="FILE", help="Items in training data: task/item a line.")
     ] = None,
@@ -57,7 +62,8 @@ def evaluate(
         if to is None:
             raise SpecError("eval fetch: say where the sets go with --to DIR")
         maker = what[2] if len(what) == 3 else None
-        fetch_suite(what[1], to, named, checkpoint=maker, lengths=tuple(length or ()), as_json=as_json)
+        lengths, own = tuple(length or ()), tuple(include or ())
+        fetch_suite(what[1], to, named, checkpoint=maker, lengths=lengths, include=own, as_json=as_json)
         return
     if len(what) != 1 or suite is None or to is not None:
         raise SpecError("eval: name one CHECKPOINT and --suite NAME; or 'fetch SUITE --to DIR'; or 'suites'")
@@ -80,6 +86,6 @@ def evaluate(
         what[0],
         suite,
         wish,
-        Place(source=source, exclude=exclude, device=device, dtype=dtype, out=out),
+        Place(source=source, include=tuple(include or ()), exclude=exclude, device=device, dtype=dtype, out=out),
         as_json=as_json,
     )

@@ -62,10 +62,14 @@ def scores_of(suite: Suite, judged: Mapping[str, Sequence[Mapping[str, Any]]]) -
     """``tasks`` (a SCORE a benchmark), ``subtasks``, ``average`` and, of RULER, ``lengths``, from rows by benchmark."""
     subtasks: dict[str, dict[str, Score]] = {}
     for name, rows in judged.items():
-        names = dict.fromkeys(row["task"] for row in rows)
-        subtasks[name] = {task: _score([row for row in rows if row["task"] == task]) for task in names}
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            # Items of a benchmark of many tasks are called <task>:<number>; lengths and levels are tasks of their own.
+            part = row["item_id"].rpartition(":")[0] if row["task"] == name else row["task"]
+            groups.setdefault(part, []).append(row)
+        subtasks[name] = {task: _score(mine) for task, mine in groups.items()}
     every = [row for rows in judged.values() for row in rows]
-    tasks = {name: _benchmark(suite, name, parts, list(judged[name])) for name, parts in subtasks.items()}
+    tasks = {name: _benchmark(suite, name, told, list(judged[name])) for name, told in subtasks.items()}
     found = {"tasks": tasks, "subtasks": subtasks, "average": mean_of(tasks, every, "benchmark")}
     if suite.name == "ruler":
         by_length: dict[str, dict[str, Score]] = {}

@@ -8,11 +8,11 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prismlab.data.items import Item
+from prismlab.data.items import Item, all_items
 from prismlab.data.rows import LETTERS, BadRow, Row, encodable
 from prismlab.errors import DataError
 from prismlab.evaluate.sets import file_of, set_rows
-from prismlab.evaluate.suite_base import Benchmark
+from prismlab.evaluate.suite_base import Benchmark, Own
 from prismlab.seeds import derive_seed
 
 FIELDS: Mapping[str, tuple[str, str]] = {
@@ -75,6 +75,17 @@ def _read(benchmark: Benchmark, row: Row) -> Item:
     return _item(benchmark, row, row.text(fields[0]), row.text(fields[1]))
 
 
+def _own(benchmark: Benchmark, own: Own, path: Path) -> list[Item]:
+    """Items of a user's own file, by the fields that it names; as a task of a study reads them."""
+    choices = list(own.choices) if isinstance(own.choices, tuple) else own.choices
+    fields = {"question": own.question, "answer": own.answer, "choices": choices}
+    spec = {"fields": fields, "verifier": benchmark.verifier, "domain": benchmark.domain}
+    items = all_items(benchmark.name, spec, {}, [path], 0)
+    if not items:
+        raise DataError(f"{path}: holds no row")
+    return items
+
+
 def load_questions(benchmark: Benchmark, files: Sequence[Path], suite: str) -> list[Item]:
     """A benchmark's items, with ids of the rows (``id``, ``unique_id``) or their places.
 
@@ -84,6 +95,8 @@ def load_questions(benchmark: Benchmark, files: Sequence[Path], suite: str) -> l
         DataError: no file (the message names the command that fetches it), a broken row, an id twice, no row.
     """
     path = file_of(benchmark, files, suite)
+    if benchmark.own is not None:
+        return _own(benchmark, benchmark.own, path)
     found: dict[str, Item] = {}
     for number, row in enumerate(set_rows(path)):
         item = _read(benchmark, row)

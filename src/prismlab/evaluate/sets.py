@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prismlab.data.rows import LETTERS, ROW_SUFFIXES, BadRow, Row, encodable, file_rows
+from prismlab.data.rows import LETTERS, ROW_SUFFIXES, BadRow, Row, encodable, file_rows, question_and_answer
 from prismlab.errors import DataError, SpecError, shown
-from prismlab.evaluate.suite_base import Benchmark
+from prismlab.evaluate.suite_base import Benchmark, Own
 
 SET_SUFFIXES = (*ROW_SUFFIXES, ".csv")
 """Files that items are read from."""
@@ -209,6 +209,16 @@ def _truthful(row: Row, single: bool) -> ChoiceItem:
     return _item(row, question, f"{primer}\n\nQ: {question}\nA:", choices, right)
 
 
+def _own(row: Row, own: Own) -> ChoiceItem:
+    """A row of a user's own file, by the fields that it names."""
+    fields = {"question": own.question, "answer": own.answer}
+    names = list(own.choices) if isinstance(own.choices, tuple) else own.choices
+    _, letter, choices = question_and_answer(row, {**fields, "choices": names})
+    question = row.text(own.question).strip()
+    context = own.prompt.replace("{question}", question)
+    return _item(row, question, context, choices or (), LETTERS.index(letter))
+
+
 READERS: Mapping[str, Callable[[Row], ChoiceItem]] = {
     "hellaswag": _hellaswag,
     "winogrande": _winogrande,
@@ -266,8 +276,12 @@ def file_of(benchmark: Benchmark, files: Sequence[Path], suite: str, examples: b
     """
     names = benchmark.example_files if examples else benchmark.files
     path = _found(files, names)
+    if benchmark.own is not None:
+        path = next((file for file in files if file.name in names), None)
     if path is None:
         what = "worked examples" if examples else "items"
+        if benchmark.own is not None:
+            raise DataError(f"{benchmark.name}: no file {names[0] if names else ''!r} with its {what}; mend its path")
         raise DataError(
             f"{benchmark.name}: no file with its {what} ({', '.join(names) or 'none'}); on a machine with network "
             f"run 'prism eval fetch {suite} --to DIR', then name that folder with --from"
@@ -289,16 +303,16 @@ def _numbered(items: Iterator[tuple[Row, ChoiceItem]]) -> list[ChoiceItem]:
     return found
 
 
-def read_items(name: str, path: Path) -> list[ChoiceItem]:
-    """Every item of a benchmark's file, without worked examples.
+def read_items(name: str, path: Path, own: Own | None = None) -> list[ChoiceItem]:
+    """Every item of a benchmark's file, without worked examples; ``own`` says how a user's own file is read.
 
     Raises:
         DataError: the file is broken, or holds no row.
         SpecError: no reader knows a benchmark of this name.
     """
-    if name not in READERS:
+    if own is None and name not in READERS:
         raise SpecError(f"no set of choices is called {shown(name, 40)!r}; there are {', '.join(READERS)}")
-    items = _numbered((row, READERS[name](row)) for row in set_rows(path))
+    items = _numbered((row, READERS[name](row) if own is None else _own(row, own)) for row in set_rows(path))
     if not items:
         raise DataError(f"{path}: holds no row")
     return items
@@ -322,7 +336,7 @@ def with_examples(
             raise DataError(f"{name}: {shots} worked examples{of} were asked for, there are {len(some)}")
         head = "".join(f"{one.contexts[0]}{one.continuations[one.right[0]]}\n\n" for one in some)
         told = ""
-        if name == "mmlu":
+        if name == "mmlu" and group:
             subject = group.replace("_", " ")
             told = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
         heads[group] = told + head
@@ -335,8 +349,8 @@ def load_set(benchmark: Benchmark, files: Sequence[Path], suite: str, shots: int
     Raises:
         DataError: a file is missing or broken, or there are not enough worked examples.
     """
-    items = read_items(benchmark.name, file_of(benchmark, files, suite))
+    items = read_items(benchmark.name, file_of(benchmark, files, suite), benchmark.own)
     examples: list[ChoiceItem] = []
     if shots:
-        examples = read_items(benchmark.name, file_of(benchmark, files, suite, examples=True))
+        examples = read_items(benchmark.name, file_of(benchmark, files, suite, examples=True), benchmark.own)
     return with_examples(items, examples, shots, benchmark.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from prismlab.evaluate.draw import draw_of, files_of
 from prismlab.evaluate.judged import write_choices
 from prismlab.evaluate.sampled import aggregate
 from prismlab.evaluate.suite_base import Wish
-from prismlab.evaluate.suites import suite_named
+from prismlab.evaluate.suites import suite_of
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.model.served import served_sampler
 from prismlab.run.step import Artifact, Json, Progress, Result
@@ -22,10 +23,10 @@ from prismlab.score import write_rows
 from prismlab.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SUITE_FILES = "@suite"
-"""Where ``config["files"]`` has the files of a suite."""
+SUITE_FILES, TASK_FILES = "@suite", "@tasks"
+"""Where ``config["files"]`` has the files of a suite, and those of tasks of the user's own for the harness."""
 
 
 def _texts(config: Mapping[str, Json], inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
@@ -56,13 +57,11 @@ def _wish(config: Mapping[str, Json]) -> Wish:
 
 
 def _asked(config: Mapping[str, Json], tokenizer: PreTrainedTokenizerBase) -> Asked | None:
-    """What the evaluation's suite asks; None for one of tasks."""
+    """What the evaluation's suite asks; None for one of tasks, and where the harness asks."""
     suite = config["spec"].get("suite")
-    if suite is None:
+    if suite is None or any(one.kind == "harness" for one in suite_of(suite).benchmarks):
         return None
-    return ask(
-        suite_named(suite["name"]), _wish(config), files_of(config, SUITE_FILES) or [], config["micro"], tokenizer
-    )
+    return ask(suite_of(suite), _wish(config), files_of(config, SUITE_FILES) or [], config["micro"], tokenizer)
 
 
 def _suite_rows(
@@ -78,6 +77,49 @@ def _suite_rows(
         write_choices(answers.choices, out / "choices.parquet")
     rows = [row for row in answers.rows if (row["task"], row["item_id"]) not in excluded]
     return rows, {**metrics_of(asked, answers, excluded), "benchmarks": asked.facts()}
+
+
+def _by_harness(
+    config: Mapping[str, Json], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, Json]]:
+    """Rows and metrics of a suite that lm-evaluation-harness judges."""
+    from prismlab.evaluate.harness_run import judge_tasks, scored, settle
+    from prismlab.evaluate.loglik import positions_of
+
+    spec, included = config["spec"]["suite"], files_of(config, TASK_FILES) or []
+    suite, include = suite_of(spec), roots(included)
+    benchmarks = settle(suite.named(tuple(spec["benchmarks"])), include)
+    _check_lengths(spec["lengths"], positions_of(model))
+    with tempfile.TemporaryDirectory(prefix="prism-eval-") as spare:
+        judged = judge_tasks(
+            suite,
+            benchmarks,
+            files_of(config, SUITE_FILES) or [],
+            model,
+            tokenizer,
+            Path(config.get("scratch") or spare),
+            progress,
+            include=include,
+            lengths=spec["lengths"],
+            shots=spec["shots"],
+            limit=spec["limit"],
+        )
+        return scored(suite, benchmarks, judged, spec["shots"])
+
+
+def _check_lengths(lengths: Sequence[int], positions: int | None) -> None:
+    longest = max(lengths, default=0)
+    if positions is not None and longest > positions:
+        raise DataError(
+            f"items of {longest} tokens, the model has {positions} positions; judge shorter ones ('lengths') or take a "
+            "model with more"
+        )
+
+
+def roots(files: Sequence[Path]) -> list[Path]:
+    """Folders that hold the files, without those that lie within another."""
+    folders = {file.parent for file in files}
+    return sorted(one for one in folders if not any(other in folders for other in one.parents))
 
 
 def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
@@ -97,7 +139,9 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     # Items are read before the model is loaded: a missing set is told early.
     asked = _asked(config, tokenizer)
     model = load_model(folder, dtype="float32")
-    if asked is not None:
+    if config["spec"].get("suite") is not None and asked is None:
+        rows, scores = _by_harness(config, model, tokenizer, progress)
+    elif asked is not None:
         scratch = config.get("scratch")
         answers = answer(asked, lambda: (model, tokenizer), None if scratch is None else Path(scratch), progress)
         rows, scores = _suite_rows(asked, answers, config, out)
@@ -117,5 +161,6 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
         documents += mine
     text_loss.write_rows(documents, out / "text.parquet")
     metrics = {**scores, "text": losses}
-    tokens = sum(row["tokens"] for row in rows) + sum(row["tokens"] for row in documents)
+    # The harness keeps no tokens of its rows.
+    tokens = sum(row["tokens"] or 0 for row in rows) + sum(row["tokens"] for row in documents)
     return Result(metrics=metrics, tokens=tokens)

@@ -16,7 +16,14 @@ Kind = Literal["choices", "sampled", "harness", "micro", "long"]
 """``choices``: our own, by log-likelihood. ``sampled``: responses, verified. ``harness``: lm-evaluation-harness as a
 library. ``micro``: generated tasks of the micro world, sampled. ``long``: generated here, of any length, sampled."""
 
+NORMALISATIONS: Mapping[str, str] = {
+    "acc_norm": "acc_norm: log-likelihood over the choice's characters",
+    "acc_bytes": "acc_bytes: log-likelihood over the choice's bytes",
+}
+"""What a metric divides by, in words."""
 HARNESS = "lm-evaluation-harness"
+LEVELS = ("ifeval", "leaderboard_ifeval")
+"""Tasks of the harness that score a response twice: as a whole, and instruction by instruction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,20 @@ class Sampling:
     temperature: float
     top_p: float
     max_new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """How rows of a user's own file are read."""
+
+    question: str = "question"
+    """Field with the question."""
+    answer: str = "answer"
+    """Field with the answer; with choices an index (from 0), a letter or the text of one."""
+    choices: str | tuple[str, ...] | None = None
+    """Field with a list of choices, or the fields of one each."""
+    prompt: str = "Question: {question}\nAnswer:"
+    """What stands before a choice whose likelihood is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +89,17 @@ class Benchmark:
     sampling: Sampling | None = None
     task: str | None = None
     """Name of the task of lm-evaluation-harness."""
+    own: Own | None = None
+    """Of a user's own file: how it is read."""
     note: str = ""
+
+    def tasks_of(self, lengths: tuple[int, ...] = ()) -> list[str]:
+        """What its rows are called in ``task``: one name, but one a length of long items and IFEval's two."""
+        if lengths:
+            return [f"{self.name}-{length}" for length in lengths]
+        if self.task in LEVELS:
+            return [f"{self.name}:{level}" for level in ("prompts", "instructions")]
+        return [self.name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from prismlab.evaluate.suite_base import Benchmark, Hub, Suite
-
-_CHARS = "acc_norm: log-likelihood over the choice's characters"
+from prismlab.evaluate.suite_base import NORMALISATIONS, Benchmark, Hub, Suite
 
 
 def _choices(name: str, title: str, hub: Hub, items: int, licence: str, **more: object) -> Benchmark:
     given: dict[str, object] = {"domain": "general", "metric": "acc", "source": hub.id, "hub": hub, **more}
-    if given["metric"] == "acc_norm":
-        given["normalisation"] = _CHARS
+    given = {"normalisation": NORMALISATIONS.get(str(given["metric"]), "none"), **given}
     return Benchmark(name=name, title=title, kind="choices", items=items, licence=licence, **given)  # type: ignore[arg-type]
 
 

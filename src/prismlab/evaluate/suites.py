@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from prismlab.errors import SpecError, shown
-from prismlab.evaluate.suite_base import HARNESS, Benchmark, Hub, Sampling, Suite
+from prismlab.evaluate.suite_base import HARNESS, NORMALISATIONS, Benchmark, Hub, Own, Sampling, Suite
 from prismlab.evaluate.suite_retention import RETENTION
 
 _MATH = Sampling(samples=64, temperature=0.6, top_p=0.95, max_new_tokens=32_768)
@@ -115,6 +116,7 @@ REASONING = Suite(
 def _harness(
     name: str, title: str, task: str, items: int | None, shots: int, metric: str, licence: str, **more: str
 ) -> Benchmark:
+    given = {"source": f"{HARNESS}: {task}", **more}
     return Benchmark(
         name=name,
         title=title,
@@ -124,9 +126,8 @@ def _harness(
         shots=shots,
         metric=metric,
         licence=licence,
-        source=f"{HARNESS}: {task}",
         task=task,
-        **more,  # type: ignore[arg-type]
+        **given,  # type: ignore[arg-type]
     )
 
 
@@ -249,12 +250,79 @@ SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (RETENTION, REASON
 """Every suite by its name."""
 
 
+OWN, TASKS = "own", "harness"
+"""Suites that the user fills: local files, and tasks of lm-evaluation-harness by name."""
+
+
 def suite_named(name: str) -> Suite:
     """The suite of this name.
 
     Raises:
         SpecError: there is none.
     """
+    if name in (OWN, TASKS):
+        what = "its benchmarks in a suite file: --suite FILE.yaml" if name == OWN else "its tasks: --tasks NAME"
+        raise SpecError(f"suite {name!r} is what you put into it; name {what}")
     if name not in SUITES:
-        raise SpecError(f"suite {shown(name, 40)!r} is not known; there are {', '.join(SUITES)}")
+        raise SpecError(
+            f"suite {shown(name, 40)!r} is not known; there are {', '.join(SUITES)}, {TASKS} (any task of {HARNESS}) "
+            "and suite files (NAME.yaml)"
+        )
     return SUITES[name]
+
+
+def suite_of(spec: Mapping[str, Any]) -> Suite:
+    """The suite that a configuration names or describes.
+
+    Args:
+        spec: JSON of ``study.suites.SuiteSpec``; of ``own`` and ``harness`` it says what is in it.
+
+    Raises:
+        SpecError: there is none of this name.
+    """
+    if spec["name"] == OWN:
+        return Suite(name=OWN, title="local files", benchmarks=tuple(_own(n, one) for n, one in spec["own"].items()))
+    if spec["name"] == TASKS:
+        metrics = spec.get("metrics") or {}
+        tasks = tuple(
+            _harness(name, name, name, None, 0, metrics.get(name, ""), "see the task", source=f"{HARNESS}: {name}")
+            for name in spec["benchmarks"]
+        )
+        return Suite(name=TASKS, title=f"tasks of {HARNESS}", benchmarks=tasks)
+    return suite_named(str(spec["name"]))
+
+
+def _own(name: str, spec: Mapping[str, Any]) -> Benchmark:
+    """A user's file as a benchmark: with a verifier sampled, else by the likelihood of its choices."""
+    choices = spec["choices"]
+    own = Own(
+        question=spec["question"],
+        answer=spec["answer"],
+        choices=tuple(choices) if isinstance(choices, list) else choices,
+        prompt=spec["prompt"],
+    )
+    sampled = spec["verifier"] is not None
+    samples = int(spec["samples"])
+    drawn = Sampling(
+        samples=samples,
+        temperature=float(spec["temperature"]),
+        top_p=float(spec["top_p"]),
+        max_new_tokens=int(spec["max_new_tokens"]),
+    )
+    return Benchmark(
+        name=name,
+        title=name,
+        kind="sampled" if sampled else "choices",
+        domain=spec["domain"],
+        items=None,
+        metric=f"avg@{samples}" if sampled else spec["metric"],
+        licence=spec["licence"],
+        source=f"file {spec['file']}",
+        shots=int(spec["shots"]),
+        normalisation=NORMALISATIONS.get(spec["metric"], "none") if not sampled else "none",
+        files=(spec["file"],),
+        example_files=() if spec["examples"] is None else (spec["examples"],),
+        verifier=spec["verifier"],
+        sampling=drawn if sampled else None,
+        own=own,
+    )

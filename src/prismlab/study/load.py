@@ -16,7 +16,7 @@ from prismlab.study.explain import problem, problems_of, raise_first
 from prismlab.study.include import Merged, MixtureFile, is_study, read_merged
 from prismlab.study.spec import BaseSpec, SourceSpec, TaskSpec
 from prismlab.study.study import Study
-from prismlab.study.suites import FILE_SUFFIXES
+from prismlab.study.suites import FILE_SUFFIXES, INCLUDED, OWN_SUFFIXES, SuiteSpec
 
 TASK_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 """Files that a task can be read from."""
@@ -108,10 +108,44 @@ def _suites(study: Study, folder: Path) -> dict[str, Sequence[Path]]:
     """Files of suites, as far as a chosen benchmark may be read from them."""
     files: dict[str, Sequence[Path]] = {}
     for name, spec in study.evaluations.items():
-        if spec.suite is not None and spec.suite.files:
-            where = f"evaluations.{name}.suite.files"
-            files[f"evaluations.{name}"] = spec.suite.wanted(_matches(folder, spec.suite.files, FILE_SUFFIXES, where))
+        if spec.suite is not None:
+            files |= suite_files(spec.suite, folder, f"evaluations.{name}")
     return files
+
+
+def suite_files(suite: SuiteSpec, folder: Path, key: str) -> dict[str, list[Path]]:
+    """Files of a suite, under ``key``, and those of tasks of one's own, under ``key.include``.
+
+    Args:
+        suite: as a study or a suite file describes it.
+        folder: where relative paths start.
+        key: place of its evaluation in the study, for messages, too.
+
+    Raises:
+        SpecError: a path names no file, or two files of one name, which a record could not tell apart.
+    """
+    found: dict[str, list[Path]] = {}
+    here = f"{key}.suite"
+    if suite.files:
+        found[key] = suite.wanted(_matches(folder, suite.files, FILE_SUFFIXES, f"{here}.files"))
+        if suite.by_harness and not found[key]:
+            raise SpecError(
+                f"{here}.files: no rows of {suite.name} are there; on a machine with network run 'prism eval fetch "
+                f"{suite.name} --to DIR', then name that folder"
+            )
+    elif suite.own:
+        found[key] = _matches(folder, suite.own_files, OWN_SUFFIXES, f"{here}.own")
+        names = [file.name for file in found[key]]
+        twice = [name for at, name in enumerate(names) if name in names[:at]]
+        if twice or len(names) != len(suite.own_files):
+            raise SpecError(
+                f"{here}.own: {twice[0]!r} is the name of two files; rename one"
+                if twice
+                else f"{here}.own: a 'file' is one file, no pattern and no folder; a benchmark each"
+            )
+    if suite.include:
+        found[f"{key}.include"] = _matches(folder, suite.include, INCLUDED, f"{here}.include")
+    return found
 
 
 def load_study(path: Path | str) -> LoadedStudy:

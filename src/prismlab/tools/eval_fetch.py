@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prismlab.errors import SpecError
-from prismlab.evaluate.suites import suite_named
+from prismlab.evaluate.suites import TASKS, suite_named, suite_of
 from prismlab.tools import show
 
 
@@ -16,6 +16,7 @@ def fetch_suite(
     *,
     checkpoint: str | None = None,
     lengths: tuple[int, ...] = (),
+    include: tuple[Path, ...] = (),
     as_json: bool = False,
 ) -> None:
     """Fetch what a suite needs below ``to/<suite>`` and show what it is.
@@ -26,6 +27,7 @@ def fetch_suite(
         benchmarks: names; empty for all.
         checkpoint: whose tokenizer sizes items of a length (``ruler``).
         lengths: tokens of such items.
+        include: folders with tasks of the user's own (``harness``).
         as_json: JSON instead of the table.
 
     Raises:
@@ -35,7 +37,10 @@ def fetch_suite(
     """
     from prismlab.evaluate.fetch import fetch
 
-    suite = suite_named(name)
+    if name == TASKS and benchmarks:
+        suite = suite_of({"name": TASKS, "benchmarks": list(benchmarks)})
+    else:
+        suite = suite_named(name)
     chosen = suite.named(benchmarks)
     if all(one.kind in ("micro", "long") for one in chosen):
         raise SpecError(f"suite {suite.name} is generated where it is needed; there is nothing to fetch")
@@ -44,7 +49,7 @@ def fetch_suite(
         if any(one.kind == "harness" for one in chosen):
             from prismlab.evaluate.harness import fetch_tasks
 
-            told = fetch_tasks(suite, chosen, to, progress, checkpoint=checkpoint, lengths=lengths)
+            told = fetch_tasks(suite, chosen, to, progress, checkpoint=checkpoint, lengths=lengths, include=include)
         else:
             told = fetch(suite, chosen, to, progress)
     rows = [

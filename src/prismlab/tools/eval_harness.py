@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prismlab.errors import DataError, SpecError
-from prismlab.evaluate.fetch import read_manifest
-from prismlab.evaluate.harness import ROOM, judge_tasks
-from prismlab.evaluate.harness_scores import scores_of
+from prismlab.evaluate.fetch import file_hash
+from prismlab.evaluate.harness_run import ROOM, judge_tasks, lengths_in, scored, settle
 from prismlab.evaluate.loglik import positions_of
 from prismlab.tools import show
 from prismlab.tools.evaluate import Place, claim, held_checkpoint, summary_tables, write_record
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _config(
-    suite: Suite, chosen: Sequence[Benchmark], wish: Wish, place: Place, manifest: Mapping[str, Any]
+    suite: Suite, chosen: Sequence[Benchmark], wish: Wish, place: Place, files: Sequence[Path]
 ) -> dict[str, Any]:
     """All that decides the numbers besides the checkpoint."""
     facts = {
@@ -36,53 +35,83 @@ def _config(
         }
         for one in chosen
     }
-    rows = {name: {"blake2b": one["blake2b"], "rows": one["rows"]} for name, one in sorted(manifest.items())}
-    return {"suite": suite.name, "benchmarks": facts, "limit": wish.limit, "rows": rows, "dtype": place.dtype}
+    rows = {file.name: file_hash(file) for file in sorted(files)}
+    own = [file for folder in place.include for file in sorted(folder.rglob("*")) if file.is_file()]
+    included = {file.name: file_hash(file) for file in own if "__pycache__" not in file.parts}
+    more = {"lengths": list(wish.lengths)} if wish.lengths else {}
+    more |= {"include": included} if included else {}
+    return {"suite": suite.name, "benchmarks": facts, "limit": wish.limit, "rows": rows, "dtype": place.dtype, **more}
 
 
-def _fits(manifest: Mapping[str, Any], positions: int | None, folder: Path) -> None:
+def _fits(files: Sequence[Path], wanted: Sequence[int], positions: int | None) -> None:
     """Refuse items that are longer than the model's positions: the harness would cut them."""
-    longest = max((length for one in manifest.values() for length in one.get("lengths", ())), default=0)
+    longest = max(wanted or {length for file in files for length in lengths_in(file)}, default=0)
     if positions is not None and longest > positions:
         raise DataError(
-            f"{folder}: items of {longest} tokens ({ROOM} for the answer), the model has "
-            f"{positions} positions; fetch shorter ones or take a model with more"
+            f"items of {longest} tokens ({ROOM} for the answer), the model has {positions} positions; fetch shorter "
+            "ones, name those that fit with --length, or take a model with more"
         )
 
 
+def _refuse(suite: Suite, wish: Wish, place: Place) -> None:
+    """Options that suites of the harness do not have."""
+    given = {
+        "--exclude": place.exclude is not None,
+        "--length": bool(wish.lengths) and suite.name != "ruler",
+        "--samples": wish.samples is not None,
+        "--temperature": wish.temperature is not None,
+        "--top-p": wish.top_p is not None,
+        "--max-new-tokens": wish.max_new_tokens is not None,
+    }
+    wrong = [name for name, there in given.items() if there]
+    if wrong:
+        raise SpecError(f"suite {suite.name} takes no {wrong[0]}: its tasks and items say that themselves")
+
+
 def through_harness(
-    checkpoint: str, suite: Suite, wish: Wish, place: Place, *, as_json: bool = False
+    checkpoint: str, suite: Suite, wish: Wish, place: Place, files: Sequence[Path], *, as_json: bool = False
 ) -> dict[str, Any]:
     """Judge a checkpoint by a suite of lm-evaluation-harness; as ``tools.evaluate.evaluate``.
 
+    Args besides: ``files``, those that hold the rows.
+
     Raises:
-        SpecError: an option that these suites do not have, or no folder of rows.
+        SpecError: an option that these suites do not have, or no such task.
         DataError: rows were not fetched.
         MissingExtra: the harness is not installed.
         StageError: the harness fails, or a length is past the model's positions.
     """
-    if place.exclude is not None or wish.lengths:
-        raise SpecError(f"suite {suite.name} takes no --exclude and no --length: its items are as they were fetched")
-    if place.source is None:
-        raise DataError(
-            f"suite {suite.name} needs its rows: on a machine with network run 'prism eval fetch {suite.name} --to DIR'"
-            ", then name that folder with --from"
-        )
-    chosen = suite.named(wish.benchmarks)
+    _refuse(suite, wish, place)
+    files = [file for file in files if "--" in file.name and file.suffix == ".parquet"]
+    files = [file for file in files if file.parent.name == suite.name] or files
+    # Which tasks there are is known without the checkpoint; a wrong name is told at once.
+    chosen = settle(suite.named(wish.benchmarks), place.include)
     held = held_checkpoint(checkpoint, place)
-    manifest = read_manifest(place.source / suite.name)
-    config = _config(suite, chosen, wish, place, manifest)
+    config = _config(suite, chosen, wish, place, files)
     with tempfile.TemporaryDirectory(prefix="prism-eval-") as spare, show.progress(f"eval {suite.name}") as progress:
         parts = Path(spare) if place.out is None else claim(place.out, config, held.content())
         parts.mkdir(parents=True, exist_ok=True)
         model, tokenizer = held.load()
-        _fits(manifest, positions_of(model), place.source / suite.name)
+        _fits(files if suite.name == "ruler" else (), wish.lengths, positions_of(model))
         judged = judge_tasks(
-            suite, chosen, place.source, model, tokenizer, parts, progress, shots=wish.shots, limit=wish.limit
+            suite,
+            chosen,
+            files,
+            model,
+            tokenizer,
+            parts,
+            progress,
+            include=place.include,
+            lengths=wish.lengths,
+            shots=wish.shots,
+            limit=wish.limit,
         )
-    metrics = scores_of(suite, judged)
+    every, metrics = scored(suite, chosen, judged, wish.shots)
+    told = metrics.pop("benchmarks")
+    config = {**config, "benchmarks": {name: {**told[name], **one} for name, one in config["benchmarks"].items()}}
+    for name, one in config["benchmarks"].items():
+        one["items"] = told[name]["items"]
     record = {"checkpoint": str(held.folder), "config": config, "metrics": metrics}
-    every = [row for some in judged.values() for row in some]
 
     def parquet() -> Mapping[str, pa.Table]:
         import pyarrow as pa

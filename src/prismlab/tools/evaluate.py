@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prismlab.errors import CheckpointError, DataError, SpecError, shown
 from prismlab.evaluate.suite_base import Wish
-from prismlab.evaluate.suites import SUITES, suite_named
+from prismlab.evaluate.suites import SUITES
 from prismlab.tools import show
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Place:
 
     source: Path | None = None
     """Folder of benchmark files."""
+    include: tuple[Path, ...] = ()
+    """Folders with the user's own tasks of lm-evaluation-harness."""
     exclude: Path | None = None
     """Ids of items that stand in training data."""
     device: str = "auto"
@@ -215,7 +217,7 @@ def evaluate(checkpoint: str, suite: str, wish: Wish, place: Place, *, as_json: 
 
     Args:
         checkpoint: a folder or a model id (``@revision``).
-        suite: name of a suite.
+        suite: name of a suite, or a suite file (``NAME.yaml``): what stands under ``suite`` in a study.
         wish: what of it.
         place: items, device, results. A stopped evaluation goes on in the same folder.
         as_json: JSON on standard output instead of tables.
@@ -229,13 +231,17 @@ def evaluate(checkpoint: str, suite: str, wish: Wish, place: Place, *, as_json: 
     if place.dtype not in DTYPES:
         raise SpecError(f"--dtype {shown(place.dtype, 20)}: one of {', '.join(DTYPES)}")
     show.check_out(place.out)
-    chosen = suite_named(suite)
+    from prismlab.tools.suite_file import SUFFIXES, chosen_suite, read_suite
+
+    if suite.endswith(SUFFIXES):
+        chosen, wish, place, files = read_suite(Path(suite), wish, place)
+    else:
+        chosen, files = chosen_suite(suite, wish, place), files_in(place.source)
     excluded = read_excluded(place.exclude)
-    files = files_in(place.source)
     if any(one.kind == "harness" for one in chosen.benchmarks):
         from prismlab.tools.eval_harness import through_harness
 
-        return through_harness(checkpoint, chosen, wish, place, as_json=as_json)
+        return through_harness(checkpoint, chosen, wish, place, files, as_json=as_json)
     from prismlab.evaluate.asked import answer, ask, metrics_of
     from prismlab.study.world import MicroSpec
 
