@@ -60,6 +60,16 @@ def test_rows_longer_than_the_context_are_refused_unless_the_study_says_how() ->
     assert model.config.max_position_embeddings == 128
 
 
+def test_a_class_without_a_stated_context_takes_rows_of_any_length() -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=258, hidden_size=16, n_layer=1, n_head=2))
+    make_ready(model, spec(seq_len=4096, boundaries="ignore"))
+    assert not hasattr(model.config, "max_position_embeddings")
+    with pytest.raises(CheckpointError, match="has no rotary positions; leave 'rope' out"):
+        make_ready(model, spec(boundaries="ignore", rope={"theta": 1e6}))
+
+
 @pytest.mark.parametrize("arch", ["llama", "mistral", "granite", "granite4"])
 def test_rope_by_theta_and_by_linear_scaling_are_the_closed_forms(arch: str) -> None:
     size = 8
