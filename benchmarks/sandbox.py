@@ -2,14 +2,15 @@
 
     python benchmarks/sandbox.py --data ../shared/data --out benchmarks/results/sandbox.json
 
-``--only speed growth tasks broken maths hostile`` chooses parts. Speeds want a quiet machine: the load beside them says
-whether it was one. ``--data`` holds ``code/`` (HumanEval, MBPP, CodeContests), ``math/`` (GSM8K) and
+``--only speed late growth tasks broken maths hostile`` chooses parts. Speeds want a quiet machine: the load beside them
+says whether it was one. ``--data`` holds ``code/`` (HumanEval, MBPP, CodeContests), ``math/`` (GSM8K) and
 ``hostile/sample.jsonl``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
@@ -22,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prismlab.data.rows import Row
 from prismlab.data.tests import read_tests
@@ -31,6 +32,7 @@ from prismlab.verify.math_pool import shared_pool
 from prismlab.verify.maths import judge_math
 from prismlab.verify.sandbox.box import Sandbox
 from prismlab.verify.sandbox.outcome import Limits
+from prismlab.verify.sandbox.watch import parent_of
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "verify"
 sys.path.insert(0, str(TESTS))
@@ -38,6 +40,7 @@ sys.path.insert(0, str(TESTS))
 from contest_solutions import SOLUTIONS  # noqa: E402
 from mutants import variants  # noqa: E402
 
+LEVELS: tuple[Literal["A", "B"], ...] = ("A", "B")
 SUM = "a,b=map(int,input().split());print(a+b)"
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -63,10 +66,18 @@ def quiet_python(count: int = 40) -> float:
     return round(statistics.median(took) * 1e3, 2)
 
 
-def cpu_of(pid: int) -> float:
-    """CPU seconds of a process and of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / TICKS
+def cpu_below(pid: int) -> float:
+    """CPU seconds of a process, of its living descendants, and of the children of all these that have ended."""
+    found: dict[int, tuple[int, int]] = {}
+    for one in Path("/proc").iterdir():
+        if one.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                fields = (one / "stat").read_text().rpartition(")")[2].split()
+                found[int(one.name)] = int(fields[1]), sum(map(int, fields[11:15]))
+    family = [pid]
+    for member in family:
+        family += [child for child, (parent, _) in found.items() if parent == member]
+    return sum(found[member][1] for member in family) / TICKS
 
 
 def timed(box: Sandbox, runs: int, threads: int) -> dict[str, Any]:
@@ -82,7 +93,7 @@ def timed(box: Sandbox, runs: int, threads: int) -> dict[str, Any]:
         one(number)
         time.sleep(0.05)
     keeper = box.pool().keeper.pid
-    cpu, own, began = cpu_of(keeper), time.process_time(), time.perf_counter()
+    cpu, own, began = cpu_below(keeper), time.process_time(), time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         took = list(pool.map(one, range(runs)))
     seconds = time.perf_counter() - began
@@ -92,7 +103,7 @@ def timed(box: Sandbox, runs: int, threads: int) -> dict[str, Any]:
         "median_ms": round(statistics.median(took) * 1e3, 2),
         "p95_ms": round(sorted(took)[int(0.95 * runs)] * 1e3, 2),
         "runs_per_second": round(runs / seconds, 1),
-        "cpu_ms_per_run": round((cpu_of(keeper) - cpu + time.process_time() - own) / runs * 1e3, 2),
+        "cpu_ms_per_run": round((cpu_below(keeper) - cpu + time.process_time() - own) / runs * 1e3, 2),
     }
 
 
@@ -110,38 +121,88 @@ def spaced(box: Sandbox, runs: int) -> dict[str, Any]:
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """Latency and throughput at both levels."""
     out: dict[str, Any] = {"load_before": load(), "python_start_ms": quiet_python()}
-    for level in "AB":
+    for level in LEVELS:
         with Sandbox(level, warm=4) as box:
             out[level] = {"warm": spaced(box, 100), "throughput": [timed(box, 400, threads) for threads in (1, 2, 4)]}
     return {**out, "load_after": load()}
 
 
+def state(box: Sandbox) -> dict[str, dict[str, int]]:
+    """Descriptors and resident memory (KB) of this process and of those that live as long as the sandbox: the keeper
+    and its template, the only one of its descendants that no later run replaces."""
+    keeper = box.pool().keeper.pid
+    parents = {int(one.name): parent_of(int(one.name)) for one in Path("/proc").iterdir() if one.name.isdigit()}
+    template = min((pid for pid, parent in parents.items() if parent == keeper), key=started)
+    inner = [pid for pid, parent in parents.items() if parent == template]  # level A: behind bwrap
+    found = {}
+    for name, pid in (("here", os.getpid()), ("keeper", keeper), ("template", inner[0] if inner else template)):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        found[name] = {"descriptors": descriptors, "resident_kb": pages * 4}
+    return found
+
+
+def started(pid: int) -> int:
+    """When a process was started, in clock ticks of the machine."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 1 << 62
+
+
 def growth(args: argparse.Namespace) -> dict[str, Any]:
-    """Descriptors and memory of this process and of the keeper before and after many runs."""
+    """Descriptors and memory after 500 runs and after ``--runs`` of them, in percent of the first."""
     out: dict[str, Any] = {"runs": args.runs}
-    for level in "AB":
-        with Sandbox(level) as box:
+    for level in LEVELS:
+        with Sandbox(level) as box, ThreadPoolExecutor(4) as threads:
 
-            def state() -> dict[str, Any]:
-                found = {}
-                for name, pid in (("here", os.getpid()), ("keeper", box.pool().keeper.pid)):
-                    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                    found[name] = {
-                        "descriptors": len(list(Path(f"/proc/{pid}/fd").iterdir())),
-                        "resident_kb": pages * 4,
-                    }
-                return found
-
-            def some(count: int) -> None:
-                with ThreadPoolExecutor(4) as threads:
-                    done = threads.map(lambda _: box.run(SUM, b"1 2\n", Limits(seconds=30.0)).status, range(count))
-                    assert set(done) == {"ended"}
+            def some(count: int) -> dict[str, dict[str, int]]:
+                done = threads.map(lambda _: box.run(SUM, b"1 2\n", Limits(seconds=30.0)).status, range(count))
+                assert set(done) == {"ended"}
                 time.sleep(1.0)
+                return state(box)
 
-            some(1500)
-            before = state()
-            some(args.runs)
-            out[level] = {"before": before, "after": state()}
+            before, began = some(500), time.perf_counter()
+            after = some(args.runs - 500)
+            grown = {
+                name: {what: round(100 * (after[name][what] / was - 1), 2) for what, was in values.items()}
+                for name, values in before.items()
+            }
+            rate = round((args.runs - 500) / (time.perf_counter() - began - 1.0), 1)
+            out[level] = {"after_500": before, "after_all": after, "grown_percent": grown, "runs_per_second": rate}
+    return out
+
+
+ENDLESS = {
+    "spins": "while 1: pass",
+    "sleeps": "import time;time.sleep(60)",
+    "threads": "import threading\ndef f():\n while 1: pass\nfor _ in range(8): threading.Thread(target=f).start()",
+    "processes": "import os\nfor _ in range(5): os.fork()\nwhile 1: pass",
+    "memory": "x = bytearray(300 << 20)\nwhile 1: pass",
+    "files": "n = 0\nwhile 1:\n open(str(n % 3000), 'wb').close();n += 1",
+    "output": "import os\nwhile 1:\n os.write(1, b'x')\n for _ in range(20000): pass",
+}
+
+
+def late(args: argparse.Namespace) -> dict[str, Any]:
+    """How long after its limit (1 s) the verdict on a program without end comes: the largest of three one by one, and
+    of six, three at a time."""
+    out: dict[str, Any] = {}
+    for level in LEVELS:
+        with Sandbox(level) as box:
+            box.run("1", b"", Limits(seconds=20.0))
+
+            def over(source: str) -> float:
+                done = box.run(source, b"", Limits(seconds=1.0))
+                assert done.status == "time", done
+                return done.seconds - 1.0
+
+            found = {}
+            for name, source in ENDLESS.items():
+                alone = max(over(source) for _ in range(3))
+                with ThreadPoolExecutor(3) as threads:
+                    found[name] = [round(one, 3) for one in (alone, max(threads.map(over, [source] * 6)))]
+            out[level] = {"largest_s": max(map(max, found.values())), "alone_and_together": found}
     return out
 
 
@@ -247,7 +308,7 @@ def hostile(args: argparse.Namespace) -> dict[str, Any]:
     """All hostile programs at both levels and for both kinds of user: what leaked, what was taken for right, how late
     verdicts were."""
     out: dict[str, Any] = {}
-    for level in "AB":
+    for level in LEVELS:
         for user in ("root", "ordinary") if os.getuid() == 0 else ("ordinary",):
             drop: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
             program, drop = ("/usr/bin/python3", drop) if user == "ordinary" and drop else (sys.executable, {})
@@ -278,7 +339,15 @@ def hostile(args: argparse.Namespace) -> dict[str, Any]:
     return out
 
 
-PARTS = {"speed": speed, "growth": growth, "tasks": tasks, "broken": broken, "maths": maths, "hostile": hostile}
+PARTS = {
+    "speed": speed,
+    "late": late,
+    "growth": growth,
+    "tasks": tasks,
+    "broken": broken,
+    "maths": maths,
+    "hostile": hostile,
+}
 
 
 def main() -> None:

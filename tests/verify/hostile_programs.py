@@ -52,6 +52,23 @@ CALLS = LEAK + (
     "rrno.errorcode.get(e,str(e)))\n"
 )
 
+CALLS_TOO = LEAK + (
+    "import platform\n"
+    "x86=platform.machine()=='x86_64'\n"
+    "for name,x,arm in [('sched_setscheduler',144,119),('sched_setattr',314,274),('ioprio_set',251,30),\n"
+    "  ('process_madvise',440,440),('process_mrelease',448,448),('landlock_restrict_self',446,446),('mlock',149,228),\n"
+    "  ('mlockall',151,230),('timerfd_create',283,85),('signalfd4',289,74),('mknodat',259,33),('fchownat',260,54),\n"
+    "  ('set_mempolicy',238,237),('fsconfig',431,431),('mount_setattr',442,442),('futex_waitv',449,449),\n"
+    "  ('map_shadow_stack',453,453),('lsm_set_self_attr',460,460),('mseal',462,462),('socket',41,198),\n"
+    "  ('bind',49,200),('listen',50,201),('accept4',288,242),('connect',42,203),('sendmmsg',307,269),\n"
+    "  ('getcpu of x32',0x40000135,9999),\n"
+    "  ('ioperm',173,9999),('iopl',172,9999),('modify_ldt',154,9999),('delete_module',176,106),('vhangup',153,58)]:\n"
+    " ctypes.set_errno(0)\n"
+    " r=libc.syscall(ctypes.c_long(x if x86 else arm),0,0,0,0,0,0)\n"
+    " e=ctypes.get_errno()\n"
+    " if r!=-1 or e not in (errno.EPERM,errno.ENOSYS,errno.EACCES):L(name+' '+str(r)+' '+str(e))\n"
+)
+
 FORGERIES = [
     Program("prints the pass marker", 'print("passed");print(\'["l","end","passed",""]\');print("5\\n5")'),
     Program("sys.exit(0)", "import sys;sys.exit(0)"),
@@ -330,6 +347,48 @@ FUNCTIONS = [
     Program("surrogate answer", "def add(a,b):return '\ud800'"),
     Program("colliding keys", "def add(a,b):return {(2**61-1)*k:0 for k in range(20000)}"),
     Program("generator without end", ("def add(a,b):\n while 1:yield 1")),
+    Program("ends an iteration", "def add(a,b):raise StopIteration"),
+    Program("ends an iteration of a class", "class E(StopIteration):pass\ndef add(a,b):raise E(a+b)"),
+    Program("raises what tests catch", "def add(a,b):raise AssertionError('passed')"),
+    Program("raises an exit of a generator", "def add(a,b):raise GeneratorExit"),
+    Program("floods the control socket", "import os\ndef add(a,b):\n while 1:os.write(3,b'x'*65536)"),
+    Program(
+        "half an answer on the control socket",
+        'import os,time\ndef add(a,b):\n os.write(3,b\'["l","value",["l",\');time.sleep(30)',
+    ),
+    Program(
+        "a float beyond all on the control socket",
+        'import os\ndef add(a,b):\n os.write(3,b\'["l","value",["l",["f","0x1p999999"],null]]\\n\');return 0',
+    ),
+    Program(
+        "a million digits on the control socket",
+        "import os\ndef add(a,b):\n os.write(3,b'[\"l\",\"value\",[\"l\",'+b'9'*10**6+b',null]]\\n');return 0",
+    ),
+    Program(
+        "unknown marks on the control socket",
+        'import os\ndef add(a,b):\n os.write(3,b\'["l","value",["l",["d",[["x"],{}]],["r",0]]]\\n\');return 0',
+    ),
+    Program(
+        "bytes that are no text on the control socket",
+        'import os\ndef add(a,b):\n os.write(3,b\'["l","value",["l","\\xff\\xfe",null]]\\n\');return 0',
+    ),
+    Program(
+        "descriptors to the parent",
+        "import os,socket\n"
+        "def add(a,b):\n"
+        " s=socket.socket(fileno=3)\n"
+        " for i in range(50):socket.send_fds(s,[b' '],[0]*100)\n"
+        " s.detach();return 0",
+    ),
+    Program(
+        "shuts the control socket", "import socket\ndef add(a,b):\n socket.socket(fileno=3).shutdown(2);return a+b"
+    ),
+    Program("answers from a child", "import os\ndef add(a,b):\n if os.fork():os._exit(0)\n return a+b+1"),
+    Program(
+        "its own answers before the questions",
+        'import os\nfor i in range(2,200):os.write(3,b\'["l","value",["l",%d,null]]\\n\'%i)\ndef add(a,b):return 0',
+    ),
+    Program("changes its arguments", "def add(a,b):\n global add\n add=lambda *x:0\n return [a,b]"),
 ]
 """What they give must not be taken for the value."""
 
@@ -581,6 +640,63 @@ REACH = [
         "private parts by descriptors",
         LEAK + ("for fd in range(3,256):\n try:os.fstat(fd);L(fd)\n except OSError:pass"),
     ),
+    Program("more system calls", CALLS_TOO),
+    Program(
+        "capabilities",
+        LEAK
+        + (
+            "import struct\n"
+            "d=ctypes.create_string_buffer(24)\n"
+            "n=125 if os.uname().machine=='x86_64' else 90\n"
+            "libc.syscall(ctypes.c_long(n),struct.pack('=Ii',0x20080522,0),d)\n"
+            "if any(d.raw):L(d.raw)"
+        ),
+    ),
+    Program(
+        "every number of a process",
+        LEAK + ("for p in range(2,4000):\n if p!=os.getpid():\n  try:os.kill(p,0);L(p)\n  except OSError:pass"),
+    ),
+    Program(
+        "what its starter left in its frames",
+        LEAK
+        + (
+            "f=sys._getframe()\n"
+            "while f:\n"
+            " for v in [*f.f_locals.values(),*f.f_globals.values()]:\n"
+            "  if isinstance(v,dict) and {'keeper','grants','megabytes'}&set(map(str,v)):L(list(v)[:5])\n"
+            " f=f.f_back"
+        ),
+    ),
+    Program(
+        "another run's modules",
+        LEAK
+        + (
+            "import json,re,builtins,math\n"
+            "for m in(json,re,builtins,math,sys,os):\n"
+            " if hasattr(m,'MARK'):L(m)\n"
+            " m.MARK=1\n"
+            "if os.environ.get('MARK'):L('environ')\n"
+            "os.environ['MARK']='1'"
+        ),
+    ),
+    Program(
+        "another run's memory files",
+        LEAK
+        + (
+            "for d in('/dev/shm','/tmp','.'):\n"
+            " try:\n"
+            "  if 'mark' in os.listdir(d):L(d)\n"
+            " except OSError:pass\n"
+            "for d in('/dev/shm','/tmp','.'):\n"
+            " try:open(d+'/mark','w').close()\n"
+            " except OSError:pass"
+        ),
+    ),
+    Program("a higher priority", LEAK + "try:os.nice(-1);L('nice')\nexcept OSError:pass"),
+    Program(
+        "the group it was started in",
+        LEAK + "if not {os.getpgrp(),os.getsid(0)}<={os.getpid(),1}:L((os.getpgrp(),os.getsid(0),os.getpid()))",
+    ),
 ]
 """They must not find what they look for."""
 
@@ -668,6 +784,24 @@ STAY = [
         "time",
     ),
     Program("hash of a huge power", "print(hash(10**10**8))"),
+    Program("kills its group", "import os;os.kill(0,9)", "crashed"),
+    Program("kills all that it may", "import os,time\ntry:os.kill(-1,9)\nexcept OSError:pass\ntime.sleep(30)"),
+    Program(
+        "signals to the first process",
+        "import os,time\nfor s in range(1,65):\n try:os.kill(1,s)\n except OSError:pass\ntime.sleep(30)",
+        "time",
+    ),
+    Program("single bytes without end", "import os\nwhile 1:os.write(1,b'x')"),
+    Program("errors without end", "import os\nwhile 1:os.write(2,b'x'*65536)", "time"),
+    Program(
+        "forks and executes", "import os,sys\nos.fork();os.execv(sys.executable,[sys.executable,'-c','while 1:pass'])"
+    ),
+    Program(
+        "children that hold the output",
+        ANSWER
+        + "import os,sys,time;sys.stdout.flush()\nfor i in range(5):\n if os.fork()==0:time.sleep(30);os._exit(0)",
+        "right",
+    ),
     Program("regular expression without end", "import re;re.match('(a+)+$','a'*64+'b')", "time"),
 ]
 """Nothing of them may be left."""
@@ -759,6 +893,73 @@ HONEST = [
     Program("a second", "import time;time.sleep(1)\n" + ANSWER, "right"),
     Program(
         "exit function", ("import atexit\natexit.register(lambda:print(a+b))\na,b=map(int,input().split())"), "right"
+    ),
+    Program(
+        "large numbers",
+        "import sys\nassert len(str(7**5000))==4226\nsys.set_int_max_str_digits(0)\nassert len(str(7**20000))==16902\n"
+        + ANSWER,
+        "right",
+    ),
+    Program(
+        "text of all scripts",
+        "import sys\n"
+        "s='\\U0001f600\\xe9\\u4e2d\\u0627'\n"
+        "open('u.txt','w').write(s);assert open('u.txt').read()==s and len(s.encode())==11\n"
+        "assert sys.stdout.encoding.lower()=='utf-8'\n"
+        "print(s,file=sys.stderr)\n" + ANSWER,
+        "right",
+    ),
+    Program("numpy if there is any", "try:\n import numpy\nexcept ImportError:pass\n" + ANSWER, "right"),
+    Program(
+        "its own signals",
+        "import signal,os,time\n"
+        "hit=[]\n"
+        "signal.signal(signal.SIGALRM,lambda *a:hit.append(1))\n"
+        "signal.setitimer(signal.ITIMER_REAL,.02)\n"
+        "while not hit:time.sleep(.01)\n"
+        "try:\n os.kill(os.getpid(),signal.SIGINT);time.sleep(5);raise SystemExit(3)\n"
+        "except KeyboardInterrupt:pass\n"
+        "assert signal.getsignal(signal.SIGTERM)==signal.SIG_DFL\n" + ANSWER,
+        "right",
+    ),
+    Program(
+        "a thread with a large stack",
+        "import sys,threading\n"
+        "sys.setrecursionlimit(10**6);threading.stack_size(64<<20)\n"
+        "def f(n):return 0 if n==0 else 1+f(n-1)\n"
+        "def main():\n f(50000);a,b=map(int,input().split());print(a+b)\n"
+        "t=threading.Thread(target=main);t.start();t.join()",
+        "right",
+    ),
+    Program(
+        "a stream of its own that nobody closes",
+        "out=open(1,'w')\na,b=map(int,input().split());out.write(str(a+b))",
+        "right",
+    ),
+    Program("lines of input", "import sys\nfor line in sys.stdin:print(sum(map(int,line.split())))", "right"),
+    Program(
+        "fast input and output",
+        "import io,os,sys\n"
+        "sys.stdin=io.TextIOWrapper(io.BytesIO(os.read(0,1<<16)))\n"
+        "sys.stdout=io.StringIO()\n" + ANSWER + "sys.__stdout__.write(sys.stdout.getvalue())",
+        "right",
+    ),
+    Program(
+        "errors that are caught",
+        "import traceback\ntry:1/0\nexcept ZeroDivisionError:traceback.print_exc()\n" + ANSWER,
+        "right",
+    ),
+    Program(
+        "seeded numbers",
+        "import random\nrandom.seed(1);assert random.random()==0.13436424411240122\n" + ANSWER,
+        "right",
+    ),
+    Program(
+        "another Python",
+        "import subprocess,sys\n"
+        "assert subprocess.run([sys.executable,'-S','-c','print(6*7)'],capture_output=True).stdout==b'42\\n'\n"
+        + ANSWER,
+        "right",
     ),
     Program("no newline", ("import os\na,b=map(int,input().split());os.write(1,str(a+b).encode())"), "right"),
 ]

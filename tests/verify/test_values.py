@@ -204,6 +204,19 @@ def test_sameness_at_the_edges() -> None:
     assert same(many, dict(reversed(many.items())))
 
 
+def test_numbers_beyond_every_float() -> None:
+    huge = 10**400
+    for value, other in (({huge}, {huge + 1}), ({huge: 1}, {-huge: 1}), (huge, huge + 1), ({huge}, {math.inf})):
+        assert same_value(to_plain(value), to_plain(value))
+        assert not same_value(to_plain(value), to_plain(other))
+        assert not same_value(to_plain(other), to_plain(value))
+    # What no writer of ours makes, and float.fromhex refuses.
+    assert not same_value(1.5, ["f", "0x1p999999"])
+    assert not same_value(to_plain({1.5}), ["s", ["f", "0x1p999999"]])
+    with pytest.raises(NotPlain):
+        from_plain(["f", "0x1p999999"])
+
+
 def test_json_that_a_program_may_send_does_no_harm() -> None:
     assert from_plain(json.loads("1e400")) == math.inf
     assert not same_value(5, json.loads("NaN"))

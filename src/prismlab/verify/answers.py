@@ -1,4 +1,5 @@
-"""Verifiers: is the answer in a response the right one? Kinds: number, math, choice, exact, contains, program, tests.
+"""Verifiers: is the answer in a response the right one? Kinds: number, math, choice, exact, contains, program,
+tests, instructions.
 
 A verifier says *right*, *wrong*, *no answer* (nothing in the response could be read as one; scored as wrong) or *no
 verdict* (the item itself cannot be judged; scored as missing, never as zero). No text of a model makes it raise.
@@ -206,6 +207,19 @@ def _tests(item: Judgeable, answer: str) -> Verdict:
     return judge_tests(item.meta, answer)
 
 
+def _instructions(item: Judgeable, answer: str) -> Verdict:
+    from prismlab.verify.instructions import followed, read_instructions
+
+    asked = read_instructions(item.answer)
+    if asked is None:
+        return no_verdict("the item has no instructions that can be checked by rule")
+    if not answer.strip():
+        return no_answer("the answer is empty")
+    met = followed(asked, answer)
+    not_met = [kind for (kind, _), one in zip(asked, met, strict=True) if not one]
+    return wrong(f"not followed: {', '.join(not_met)}") if not_met else RIGHT
+
+
 _VERIFIERS: dict[str, Callable[[Judgeable, str], Verdict]] = {
     "number": _number,
     "math": _math,
@@ -214,6 +228,7 @@ _VERIFIERS: dict[str, Callable[[Judgeable, str], Verdict]] = {
     "contains": _contains,
     "program": _program,
     "tests": _tests,
+    "instructions": _instructions,
 }
 
 
@@ -259,7 +274,7 @@ def verify(item: Judgeable, response: str, strict_format: bool) -> Verdict:
             is a formula has no verdict); ``math`` compares numbers and formulas, see ``maths``; ``choice`` the one
             choice that is named; ``exact`` the text but for white space; ``program`` runs the answer on
             ``meta["points"]``, a list of (x, y); ``tests`` runs the program in the answer on ``meta["tests"]``, see
-            ``code``.
+            ``code``; ``instructions`` checks those of the item by rule, see ``instructions``.
         response: text of a model, whatever it holds.
         strict_format: only an answer inside the think format counts. Otherwise the answer is what follows the last
             ``</think>``, or the whole response where there is none.

@@ -16,7 +16,7 @@ def same_value(expected: Any, given: Any) -> bool:
     """
     try:
         return _same(expected, given)
-    except (RecursionError, ValueError, TypeError, IndexError):
+    except (RecursionError, ValueError, TypeError, IndexError, OverflowError):
         return False
 
 
@@ -71,7 +71,7 @@ def _key(tree: Any) -> str:
     """A text that is the same for trees of the same value; of sets' members and dicts' keys, which hold no list."""
     number = _number(tree)
     if number is not None:
-        whole = not math.isinf(number) and number == number and number == int(number)
+        whole = type(number) is not float or (math.isfinite(number) and number == int(number))
         return f"n{int(number):x}" if whole else f"f{float(number).hex()}"
     if type(tree) is list:
         mark = {"l": "t", "s": "z"}.get(tree[0], tree[0])

@@ -87,7 +87,7 @@ def from_plain(text, referred=None, depth=0):
             return {from_plain(k, referred, depth + 1): from_plain(v, referred, depth + 1) for k, v in rest}
         kind = {"l": list, "t": tuple, "s": set, "z": frozenset}[mark]
         return kind([from_plain(one, referred, depth + 1) for one in rest])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise NotPlain("no plain value") from error
 
 
