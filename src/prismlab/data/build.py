@@ -220,47 +220,29 @@ def build_corpus(
         CheckpointError: the tokenizer cannot be used.
         MissingExtra: packing by best fit without numba.
     """
-    progress, cleaned, own = progress or Silent(), cleaned or {}, scratch is None
+    progress, own = progress or Silent(), scratch is None
     scratch = out / "scratch" if scratch is None else scratch
-    encoder = Encoder(tokenizer)
-    shares = normalised(config["weights"])
+    encoder, shares = Encoder(tokenizer), normalised(config["weights"])
     _check(config, shares)
     identity = tokenizer_hash(tokenizer)
     _take_up(scratch, _identity(config, identity))
-    rows, seq_len = int(config["rows"]), int(config["seq_len"])
     pad = encoder.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     with Encoders(encoder, workers) as encoders:
         sources = [
-            _Source(name, share, config, scratch / "sources" / name, encoders, progress, cleaned.get(name))
+            _Source(name, share, config, scratch / "sources" / name, encoders, progress, (cleaned or {}).get(name))
             for name, share in shares.items()
         ]
-        for source in sources:
-            source.origin.prepare()
-        progress.start(rows * seq_len, "token")
-        for source in sources:
-            source.begin()
-            source.supply.ensure(source.expected)
-        sizes = [source.supply.size for source in sources] if sources[0].packing["method"] == "best_fit" else None
-        chosen = schedule(shares, rows, sizes)
-        counts = row_counts(chosen, len(sources)).tolist()
-        for source, count in zip(sources, counts, strict=True):
-            source.supply.ensure(count)
-        usage = [source.supply.usage(count) for source, count in zip(sources, counts, strict=True)]
-        progress.start(rows, "row")
+        chosen, described = _mixed(sources, config, progress)
+        progress.start(len(chosen), "row")
         _shards(scratch / "shards", chosen, sources, pad, encoder.vocab, progress)
         for source in sources:
             source.cache.close()
-    tokens = sum(one.tokens for one in usage)
-    described = {
-        source.name: source.summary(used, count, tokens)
-        for source, used, count in zip(sources, usage, counts, strict=True)
-    }
-    finish(
+    manifest = finish(
         scratch / "shards",
         out,
         row_source=chosen,
         sources=[{"name": name, **summary} for name, summary in described.items()],
-        seq_len=seq_len,
+        seq_len=int(config["seq_len"]),
         vocab=encoder.vocab,
         tokenizer_hash=identity,
         more={"pad": pad, "packing": sources[0].packing},
@@ -270,8 +252,30 @@ def build_corpus(
     for name, summary in described.items():
         if summary["empty_documents"]:
             progress.note(f"source {name!r}: {summary['empty_documents']} empty documents skipped")
-    padding = rows * seq_len - tokens
-    return Result(metrics={"tokens": tokens, "padding": padding, "sources": described}, tokens=rows * seq_len)
+    tokens, padding = manifest["tokens"], manifest["padding"]
+    return Result(metrics={"tokens": tokens, "padding": padding, "sources": described}, tokens=tokens + padding)
+
+
+def _mixed(
+    sources: Sequence[_Source], config: Mapping[str, Any], progress: Progress
+) -> tuple[NDArray[np.int32], dict[str, dict[str, Any]]]:
+    """Read as much of each source as its share needs: the source of each row, and what is told of each source."""
+    rows = int(config["rows"])
+    for source in sources:
+        source.origin.prepare()
+    progress.start(rows * int(config["seq_len"]), "token")
+    for source in sources:
+        source.begin()
+        source.supply.ensure(source.expected)
+    sizes = [source.supply.size for source in sources] if sources[0].packing["method"] == "best_fit" else None
+    chosen = schedule({source.name: source.share for source in sources}, rows, sizes)
+    counts = row_counts(chosen, len(sources)).tolist()
+    for source, count in zip(sources, counts, strict=True):
+        source.supply.ensure(count)
+    usage = [source.supply.usage(count) for source, count in zip(sources, counts, strict=True)]
+    tokens = sum(one.tokens for one in usage)
+    each = zip(sources, usage, counts, strict=True)
+    return chosen, {source.name: source.summary(used, count, tokens) for source, used, count in each}
 
 
 def _check(config: Mapping[str, Any], shares: Mapping[str, float]) -> None:

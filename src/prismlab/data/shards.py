@@ -149,28 +149,11 @@ def finish(
     Raises:
         DataError: a shard is not what was written.
     """
-    each, stream = shard_rows(seq_len, token_dtype(vocab)), hashlib.blake2b(digest_size=16)
-    fill, counts, files = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], dict[str, dict[str, Any]]()
-    masked = False
+    each = shard_rows(seq_len, token_dtype(vocab))
+    moved = _Moved(folder, out)
     for number in range(-(-len(row_source) // each)):
-        with np.load(folder / f"rows-{number:05d}.npz", allow_pickle=False) as index:
-            fill.append(index["fill"])
-            counts.append(index["counts"])
-            hashes = {name.removeprefix("hash_"): str(index[name]) for name in index.files if name.startswith("hash_")}
-        masked |= "mask" in hashes
-        for kind, path in _paths(folder, number, "mask" in hashes).items():
-            _check_and_feed(path, hashes[kind], stream if kind == "tokens" else None)
-            files[path.name] = {"bytes": path.stat().st_size, "blake2b": hashes[kind]}
-            shutil.move(path, out / path.name)
-    arrays = {
-        "row_source.npy": row_source.astype("<u2"),
-        "row_fill.npy": np.concatenate(fill).astype("<u4"),
-        "row_starts.npy": np.append(0, np.cumsum(np.concatenate(counts))).astype("<i8"),
-    }
-    for name, values in arrays.items():
-        np.save(out / name, values, allow_pickle=False)
-        files[name] = {"bytes": (out / name).stat().st_size, "blake2b": hash_file(out / name)}
-    tokens = int(arrays["row_fill.npy"].sum(dtype=np.int64))
+        moved.shard(number)
+    tokens = moved.index(row_source)
     manifest = {
         "schema": SCHEMA,
         "rows": len(row_source),
@@ -181,15 +164,61 @@ def finish(
         "dtype": token_dtype(vocab).name,
         "tokenizer": tokenizer_hash,
         "shard_rows": each,
-        "masked": masked,
-        "stream": stream.hexdigest(),
+        "masked": moved.masked,
+        "stream": moved.stream.hexdigest(),
         **more,
         "sources": [dict(source) for source in sources],
-        "files": files,
+        "files": moved.files,
     }
     with whole(out / "manifest.json") as draft:
         draft.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+class _Moved:
+    """Shards on their way to their corpus, each compared with its hash.
+
+    Args:
+        folder: where they lie.
+        out: the corpus.
+    """
+
+    def __init__(self, folder: Path, out: Path) -> None:
+        self._folder, self._out = folder, out
+        self._fill, self._counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        self.stream = hashlib.blake2b(digest_size=16)
+        self.files: dict[str, dict[str, Any]] = {}
+        self.masked = False
+
+    def shard(self, number: int) -> None:
+        """Move one shard; they must come in order.
+
+        Raises:
+            DataError: it is not what was written.
+        """
+        with np.load(self._folder / f"rows-{number:05d}.npz", allow_pickle=False) as index:
+            self._fill.append(index["fill"])
+            self._counts.append(index["counts"])
+            hashes = {name.removeprefix("hash_"): str(index[name]) for name in index.files if name.startswith("hash_")}
+        self.masked |= "mask" in hashes
+        for kind, path in _paths(self._folder, number, "mask" in hashes).items():
+            _check_and_feed(path, hashes[kind], self.stream if kind == "tokens" else None)
+            self.files[path.name] = {"bytes": path.stat().st_size, "blake2b": hashes[kind]}
+            shutil.move(path, self._out / path.name)
+
+    def index(self, row_source: NDArray[np.integer[Any]]) -> int:
+        """Write what is known of all rows; tokens of the corpus, padding apart."""
+        fill = np.concatenate(self._fill)
+        arrays = {
+            "row_source.npy": row_source.astype("<u2"),
+            "row_fill.npy": fill.astype("<u4"),
+            "row_starts.npy": np.append(0, np.cumsum(np.concatenate(self._counts))).astype("<i8"),
+        }
+        for name, values in arrays.items():
+            np.save(self._out / name, values, allow_pickle=False)
+            path = self._out / name
+            self.files[name] = {"bytes": path.stat().st_size, "blake2b": hash_file(path)}
+        return int(fill.sum())
 
 
 def _check_and_feed(path: Path, known: str, stream: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
@@ -43,7 +44,7 @@ class Usage:
     """Tokens that stand in two chunks of one document, where chunks overlap."""
 
 
-class Supply:
+class Supply(ABC):
     """What both ways of packing share: the order of documents in each pass.
 
     Args:
@@ -73,25 +74,25 @@ class Supply:
         self._pass: tuple[tuple[int, int], Ints] = ((-1, -1), np.zeros(0, np.int64))
         self._checked = False
 
+    @abstractmethod
     def ensure(self, rows: float) -> None:
         """Read as much of the source as ``rows`` rows need.
 
         Raises:
             DataError: the source is empty, or that would be more than ``max_epochs`` passes.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def size(self, row: int) -> float:
         """Tokens of a row, more of the source being read if need be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layout(self, start: int, stop: int) -> Layout:
         """Rows ``start`` to ``stop`` (exclusive) over the cache's documents."""
-        raise NotImplementedError
 
+    @abstractmethod
     def usage(self, rows: int) -> Usage:
         """What the first ``rows`` rows took, once they were laid out."""
-        raise NotImplementedError
 
     def kept(self, epoch: int) -> Ints:
         """The documents of a pass in its order, as far as they are in the cache; short ones are passed over."""
