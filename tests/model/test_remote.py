@@ -114,6 +114,9 @@ def test_trusted_code_is_brought_recorded_and_run_by_what_was_made_from_it(tmp_p
     assert [one["name"] for one in told] == ["odd_config.py", "odd_model.py"]
     assert told == code_of(tmp_path / "odd") == code_of(model)
     assert not mark.exists(), "the base is copied, its code is not run"
+    with (tmp_path / "odd/odd_model.py").open("a") as file:
+        file.write("# edited where it lies")
+    assert code_of(model) == told
     with pytest.raises(CheckpointError, match="trust_remote_code"):
         load_model(model)
     with trusting(one["blake2b"] for one in told):

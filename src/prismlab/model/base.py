@@ -48,14 +48,16 @@ def _take(folder: Path, out: Path, *, code: bool) -> None:
     if (folder / INDEX).exists() and weights != [folder / SINGLE]:
         weights.append(folder / INDEX)
     files = beside_weights(folder) + weights
+    programs = remote.code_files(folder) if code else []
     if code:
         remote.check_brought(folder)
-        files += remote.code_files(folder)
     for file in files:
         check_link(file)
     out.mkdir(parents=True)
     for file in files:
         _place(file, out / file.name)
+    for file in programs:
+        shutil.copyfile(file, out / file.name)  # a link would change with a file that is edited where it lies
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
