@@ -40,6 +40,12 @@ BOMBS = (
     "(" * 150 + "1" + ")" * 150,
     "+".join(f"x^{{{n}}}" for n in range(150)),
     r"\lim_{x \to \infty} x^{x^{x}}",
+    "10**10**10",
+    "1e999999999",
+    r"\frac{1}{1+" * 80 + "1" + "}" * 80,
+    r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^{100000}",
+    r"((2^{99999})^{99999})^{99999}",
+    r"\sin(10^{10^{10}})",
 )
 
 
@@ -102,6 +108,18 @@ def word(gold: str, response: str, pool: MathPool, seconds: float = 20.0) -> str
         ("x^2+1", r"\boxed{1+x^{2}}", "right"),
         ("(1,2)", r"\boxed{(2,1)}", "wrong"),
         ("5", r"\boxed{x = 5}", "right"),
+        (r"\frac{3}{4}", r"\boxed{\frac{\frac{3}{2}}{2}}", "right"),
+        (r"\frac{3}{4}", r"\boxed{\dfrac34}", "right"),
+        (r"\sqrt{8}", r"\boxed{2\sqrt2}", "right"),
+        (r"2^{10}", r"\boxed{1024}", "right"),
+        (r"\{1,2\}", r"\boxed{\{2,1\}}", "right"),
+        ("42", r"\boxed{\boxed{42}}", "right"),
+        ("42", r"\boxed{42!}", "wrong"),
+        ("42", r"\boxed{42 \\ 43}", "wrong"),
+        ("42", r"\boxed{42\%\%}", "wrong"),
+        ("42", r"\boxed{41.99999}", "wrong"),
+        ("42", "\\boxed{4\ufe0f2}", "wrong"),
+        ("24", "\\boxed{\u202e42}", "wrong"),
         ("42", r"\boxed{[0,1000]}", "wrong"),
         ("42", r"\boxed{\infty-\infty}", "wrong"),
         ("42", r"\boxed{\text{see reference}}", "wrong"),
@@ -212,7 +230,7 @@ def test_the_fast_path_gives_what_math_verify_gives() -> None:
 
 
 def test_what_would_hang_is_decided_within_its_limit_also_from_threads(pool: MathPool) -> None:
-    """Twelve at once, eight of them always at work, none on the main thread."""
+    """All at once, up to sixteen of them at work, none on the main thread."""
     found: dict[str, tuple[Verdict, float]] = {}
 
     def work(bomb: str) -> None:
@@ -229,6 +247,23 @@ def test_what_would_hang_is_decided_within_its_limit_also_from_threads(pool: Mat
     assert sum("not decided within 1 s" in said.reason for said, _ in found.values()) >= 3
     # What they left behind does not stand in the way.
     assert word(r"\sqrt{12}", r"\boxed{2\sqrt{3}}", pool) == "right"
+
+
+def test_an_answer_is_never_run(pool: MathPool, tmp_path: Path) -> None:
+    """math-verify gives what looks like a sum to sympy's parser, which evaluates it as Python: nothing with a letter in
+    it may get there."""
+    canary = tmp_path / "canary"
+    for text in (
+        f"__import__('os').system('touch {canary}')",
+        f"1+__import__('os').system('touch {canary}')",
+        f"1+(lambda:open('{canary}','w'))()",
+        f"2*open('{canary}','w').fileno()",
+        f"=1+open('{canary}','w').fileno().",
+    ):
+        for response in (rf"\boxed{{{text}}}", f"The final answer is {text}. I hope", f"answer: {text}"):
+            assert word("42", response, pool) in ("wrong", "no_answer")
+        assert pool.ask(text, "42", 20.0) in ("wrong", "gold")
+    assert not canary.exists()
 
 
 def test_workers_are_killed_and_replaced(pool: MathPool) -> None:
