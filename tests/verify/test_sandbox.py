@@ -386,6 +386,38 @@ def test_when_the_parent_is_killed_nothing_is_left() -> None:
     assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
 
 
+def test_when_the_keeper_is_killed_nothing_is_left(box: Sandbox) -> None:
+    """Neither the template nor a program, also one that began a moment ago."""
+    for pause in (0.0, 0.02, 0.3):
+        box.run(ANSWER, INPUT, Limits(seconds=20.0))
+        keeper = box.pool().keeper.pid
+        left: set[int] = set()
+
+        def kill(wait: float = pause, pid: int = keeper, seen: set[int] = left) -> None:
+            time.sleep(wait)
+            seen |= descendants(pid)
+            os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        done = box.run("import time;time.sleep(1)\n" + ANSWER, INPUT, Limits(seconds=20.0))
+        killer.join()
+        assert (done.status, done.stdout) == ("ended", SUM)
+        until = time.monotonic() + 5.0
+        while any(map(alive, left)) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert len(left) > 2
+        assert not [pid for pid in left if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; what has ended and waits for its parent to ask is no longer alive."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def test_a_fork_gets_a_keeper_of_its_own(box: Sandbox) -> None:
     box.run(ANSWER, INPUT)
     keeper = box.pool().keeper.pid

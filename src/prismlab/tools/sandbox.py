@@ -49,6 +49,8 @@ def _table(found: Mapping[str, Any], used: bool) -> Table:
         (name, "no" if text.startswith("FAILED") else "yes", WHAT.get(name, ""), text) for name, text in probes.items()
     ]
     notes = [f"But: {text}." for text in record.get("not_enforced", ())] if found["holds"] else [found["help"]]
+    if record.get("starts"):
+        notes.insert(0, f"How programs start: {record['starts']}.")
     return Table(
         title=f"level {found['level']}: {word}",
         head=("probe", "holds", "what", "found"),
