@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     made = {size: pairs.make(given.dir, size) for size in given.billions}
-    run([sys.executable, "-c", "import prismlab.merge.compiled"], dict(os.environ))
+    run([sys.executable, "-c", "from prismlab.merge.blend import BLEND, load; load(BLEND)"], dict(os.environ))
     sizes = {size: measure(pair, given.mergekit, given.dir, given.runs) for size, pair in made.items()}
     ratios = report(sizes)
     if given.out:

@@ -13,12 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prismlab.arith import kernels
+from prismlab.arith import bounds, kernels
 from prismlab.arith.sums import ULP_CLASSES, Overlap, Sums, Updates
 
 numba = pytest.importorskip("numba")
-
-from prismlab.arith import lanes  # noqa: E402 - it needs numba
 
 PAPER = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
@@ -132,22 +130,22 @@ def test_every_pair_of_near_bfloat16() -> None:
 @pytest.mark.parametrize("t", [*PAPER, 0.003, 0.0078125, 0.00390625, 0.125, 0.25, 1e-6])
 def test_bounds_of_thresholds(t: float) -> None:
     """The integer test is float64's for every significand and distance, ties and all, and else there is none."""
-    found = lanes.bounds([t])
+    found = bounds.bounds([t])
     assert found is not None
     m = int(found[0])
     for s in range(256):
         for apart in range(512):
             assert (apart > (s * m) >> 16) == (apart / 2 > t * float(s))
-    assert lanes.any_change(t) == all((s * m) >> 16 == 0 for s in range(256))
+    assert bounds.any_change(t) == all((s * m) >> 16 == 0 for s in range(256))
 
 
 def test_the_thresholds_of_the_reference_study_take_the_fast_pass() -> None:
-    assert [lanes.any_change(t) for t in PAPER] == [True] + [False] * 5
-    assert lanes.bounds(PAPER[1:]) is not None
-    assert not lanes.any_change(0.5)
-    assert lanes.bounds([0.5]) is None  # by the pass in float64
+    assert [bounds.any_change(t) for t in PAPER] == [True] + [False] * 5
+    assert bounds.bounds(PAPER[1:]) is not None
+    assert not bounds.any_change(0.5)
+    assert bounds.bounds([0.5]) is None  # by the pass in float64
     with pytest.raises(ValueError, match="at most 5"):
-        lanes.bounds([0.01] * 6)
+        bounds.bounds([0.01] * 6)
 
 
 def normal_bits(n: int, seed: int) -> Array:

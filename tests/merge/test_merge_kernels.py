@@ -25,8 +25,7 @@ def numbers(stored: NDArray[Any], kind: str) -> NDArray[Any]:
 
 def compiled(arrays: list[NDArray[Any]], kinds: list[str], weights: list[float], kind: str) -> tuple[NDArray[Any], int]:
     pytest.importorskip("numba")
-    from prismlab.merge.compiled import KINDS as CODES
-    from prismlab.merge.compiled import blend
+    from prismlab.merge.blend import Blend
 
     count = len(arrays[0])
     raw, starts = bytearray(), []
@@ -34,16 +33,8 @@ def compiled(arrays: list[NDArray[Any]], kinds: list[str], weights: list[float],
         starts.append(len(raw))
         raw += array.tobytes() + b"\0" * (-array.nbytes % 64)
     out = np.zeros(count * ITEM_BYTES[kind], np.uint8)
-    strange = blend(
-        np.frombuffer(raw, np.uint8).copy(),
-        np.array(starts),
-        np.array([CODES[one] for one in kinds]),
-        np.array(weights),
-        count,
-        out,
-        CODES[kind],
-    )
-    return out.view(STORED[kind]), int(strange)
+    strange = Blend(starts, kinds, weights, kind)(np.frombuffer(raw, np.uint8).copy(), count, out)
+    return out.view(STORED[kind]), strange
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prismlab.arith import bounds
 from prismlab.arith.sums import Floats, Overlap, Sums, Updates
 from prismlab.errors import MissingExtra, SpecError
 
@@ -72,9 +73,10 @@ def _compiled() -> Any:
 
 @functools.cache
 def _lanes() -> Any:
-    from prismlab.arith import lanes
+    """The pass over bfloat16 as machine code, which does without numba once it is made."""
+    from prismlab.arith import bounds, machine
 
-    return lanes
+    return machine.load(bounds.DIVERGENCE)
 
 
 @functools.cache
@@ -88,11 +90,10 @@ def _device() -> Any:
 def _bounds(levels: tuple[float, ...]) -> tuple[list[bool], list[Any]] | None:
     """For the pass in 16-bit lanes: at which thresholds every change counts, and bounds for as many others as one pass
     takes, an array each; None if a threshold has none."""
-    slots = _lanes().SLOTS
-    every = [_lanes().any_change(t) for t in levels]
+    every = [bounds.any_change(t) for t in levels]
     others = [t for t, all_count in zip(levels, every, strict=True) if not all_count]
-    groups = [others[k : k + slots] for k in range(0, len(others), slots)] or [[]]
-    found = [_lanes().bounds(group) for group in groups]
+    groups = [others[k : k + bounds.SLOTS] for k in range(0, len(others), bounds.SLOTS)] or [[]]
+    found = [bounds.bounds(group) for group in groups]
     return None if any(one is None for one in found) else (every, found)
 
 
@@ -151,20 +152,21 @@ def _numpy_pass(old: Stored, new: Stored, levels: tuple[float, ...]) -> Sums:
 
 
 def _lane_pass(
-    old: Stored, new: Stored, levels: tuple[float, ...], every: list[bool], bounds: list[Any]
+    old: Stored, new: Stored, levels: tuple[float, ...], every: list[bool], groups: list[Any]
 ) -> Sums | None:
     """Of bfloat16 bits; None if something is not finite."""
-    lanes = _lanes()
+    run = _lanes()
+    old, new = np.ascontiguousarray(old), np.ascontiguousarray(new)
+    room = np.empty((2, bounds.BLOCK), np.uint16)
     found: list[int] = []
-    squares, counts = np.zeros(2), np.zeros(0, np.int64)
-    # The pass is compiled for arrays that may be written to; others are copied.
-    old, new = np.require(old, requirements=["C", "W"]), np.require(new, requirements=["C", "W"])
-    for bound in bounds:
-        squares, counts, largest = lanes.divergence(old, new, bound)
-        if largest >= lanes.INFINITE:
+    squares, counts = np.zeros(2), np.zeros(bounds.COUNTS, np.int64)
+    for bound in groups:
+        squares[:], counts[:] = 0, 0
+        first, second, *rest = (array.ctypes.data for array in (old, new, bound, squares, counts, room))
+        if run(first, second, old.size, *rest) >= bounds.INFINITE:
             return None
-        found += counts[: lanes.SLOTS].tolist()
-    none, one, two, four, flips, zeros = counts[lanes.SLOTS :].tolist()
+        found += counts[: bounds.SLOTS].tolist()
+    none, one, two, four, flips, zeros = counts[bounds.SLOTS :].tolist()
     others = iter(found)
     changed = [old.size - none if all_count else next(others) for all_count in every]
     out = Sums(levels, old.size, 0, float(squares[0]), float(squares[1]), changed, none)
@@ -217,8 +219,8 @@ def divergence(old: Stored, new: Stored, thresholds: Sequence[float], kernel: st
     if kernel.startswith("torch:"):
         return _device().divergence(old, new, levels, kernel.removeprefix("torch:"))
     if kernel == "numba" and old.dtype == new.dtype == np.uint16:
-        bounds = _bounds(levels)
-        found = None if bounds is None else _lane_pass(old, new, levels, *bounds)
+        known = _bounds(levels)
+        found = None if known is None else _lane_pass(old, new, levels, *known)
         if found is not None:
             return found
     sound = finite(old) & finite(new)

@@ -1,4 +1,4 @@
-"""Compiled pass over two bfloat16 tensors, in 16-bit lanes; imported only where numba is installed and work is large.
+"""Compiled pass over two bfloat16 tensors, in 16-bit lanes; imported where it has to be compiled (see ``machine``).
 
 A relative change of bfloat16 numbers can be counted exactly in small integers. Write old = s 2^e with an 8-bit
 significand s. If new is of the same sign and its exponent differs by at most one, then |new - old| is a whole number D
@@ -14,7 +14,6 @@ longer way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -23,6 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from prismlab.arith.bounds import BLOCK, COUNTS, FOUR, INFINITE, NONE, SLOTS, ZEROS
 from prismlab.arith.vectors import (
     WIDTH,
     above,
@@ -51,56 +51,12 @@ from prismlab.arith.vectors import (
     xor,
 )
 
-SLOTS = 5
-"""Thresholds of one pass: those of the reference study but the smallest, below which nothing but equality lies."""
-BLOCK = 4096
-"""Elements at a time: 16 KB of both sides stay in the first-level cache."""
 ADDED = 256
 """Elements summed in float32 before the sum is widened: at most 64 additions a lane, so about 1e-7 relative."""
 LEAST = 2.0**-90
 """Smallest sum of squares that float32 gives to many digits; below it a block is summed in float64."""
-INFINITE = 0x7F80
-"""Magnitude bits from which on a bfloat16 is infinite or NaN."""
-NONE, ONE, TWO, FOUR, FLIPS, ZEROS = range(SLOTS, SLOTS + 6)
-"""Where counts stand behind those of thresholds: distance 0, 1, 2, at most 4 steps; sign flips; old zeros."""
 WARY = 3
 """Blocks that go the longer way at once after one that had to: numbers that are not normal come in crowds."""
-
-
-def _wanted(t: float) -> np.ndarray:
-    """floor(2 t s) for every s from 0 to 255, the rounding of t * s in float64 included."""
-    halves = np.arange(512) * 0.5
-    return (halves[None, :] <= t * np.arange(256.0)[:, None]).sum(axis=1) - 1
-
-
-def any_change(t: float) -> bool:
-    """Whether every change counts at threshold ``t``: it lies below half a step of the largest significand."""
-    return 0.0 < t < 0.5 and not _wanted(t).any()
-
-
-def bounds(thresholds: Sequence[float]) -> np.ndarray | None:
-    """Multipliers [SLOTS] (uint16) for at most ``SLOTS`` thresholds; None where a threshold has none.
-
-    They reproduce, for every significand s from 0 to 255, which D satisfy ``D / 2 > t * s`` as float64 computes it: the
-    definition that the counts follow, rounding of t included. Scaling by a power of two changes neither side.
-    """
-    if len(thresholds) > SLOTS:
-        raise ValueError(f"{len(thresholds)} thresholds, at most {SLOTS} a pass")
-    out = np.zeros(SLOTS, np.uint16)
-    for slot, t in enumerate(thresholds):
-        found = _multiplier(t) if 0.0 < t < 0.5 else None
-        if found is None:
-            return None
-        out[slot] = found
-    return out
-
-
-def _multiplier(t: float) -> int | None:
-    wanted, near = _wanted(t), int(2 * t * 65536)
-    for m in (near, near + 1):
-        if m < 65536 and ((np.arange(256) * m) >> 16 == wanted).all():
-            return m
-    return None
 
 
 def _wide(typingctx: Any, bits: Any) -> Any:
@@ -114,6 +70,7 @@ def _wide(typingctx: Any, bits: Any) -> Any:
 
 
 wide: Any = intrinsic(_wide)
+_PADDING = np.uint16(0x3F80)
 _ANY_ORDER = {"reassoc", "contract", "nsz"}
 """Only the order of sums may be changed by the compiler: NaN and infinity keep their meaning."""
 
@@ -128,15 +85,15 @@ def _lines(x: Any, y: Any, smallest: Any, magnitude: Any, sign: Any) -> Any:  # 
     return strange, sub_held(xor(y, both(x, sign)), size_x)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def _count_normal(old: Any, new: Any, bound: Any, out: Any) -> Any:  # pragma: no cover - runs compiled
     """Add the counts of one block to ``out``; whether it could be done: False, and nothing added, unless all is normal.
 
     Args:
         old: [n] (uint16), n a multiple of ``WIDTH``.
         new: [n].
-        bound: see ``bounds``.
-        out: [SLOTS + 6], see ``NONE``.
+        bound: see ``bounds.bounds``.
+        out: [COUNTS].
     """
     m0, m1, m2, m3, m4 = splat(bound[0]), splat(bound[1]), splat(bound[2]), splat(bound[3]), splat(bound[4])
     zero, first, second, fourth = all_lanes(0), all_lanes(1), all_lanes(2), all_lanes(4)
@@ -166,7 +123,7 @@ def _count_normal(old: Any, new: Any, bound: Any, out: Any) -> Any:  # pragma: n
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def _count_any(old: Any, new: Any, bound: Any, out: Any) -> Any:  # pragma: no cover - runs compiled
     """The same of any finite numbers; returns the largest magnitude bits."""
     m0, m1, m2, m3, m4 = splat(bound[0]), splat(bound[1]), splat(bound[2]), splat(bound[3]), splat(bound[4])
@@ -201,17 +158,16 @@ def _count_any(old: Any, new: Any, bound: Any, out: Any) -> Any:  # pragma: no c
     return largest(top)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def _padded(bits: Any, room: Any) -> Any:  # pragma: no cover - runs compiled
     """``bits`` with ones behind them up to a multiple of ``WIDTH``, in ``room``."""
-    n = len(bits)
-    room[:n] = bits
-    whole = n + -n % WIDTH
-    room[n:whole] = 0x3F80
+    whole = len(bits) + -len(bits) % WIDTH
+    for i in range(whole):  # an assignment of slices would look for overlaps, allocate and raise
+        room[i] = bits[i] if i < len(bits) else _PADDING
     return room[:whole]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_ANY_ORDER)
+@numba.njit(nogil=True, error_model="numpy", fastmath=_ANY_ORDER)
 def _squares(old: Any, new: Any) -> Any:  # pragma: no cover - runs compiled
     """Sums of (new - old)^2 and old^2 in float32."""
     difference2, old2 = np.float32(0.0), np.float32(0.0)
@@ -223,7 +179,7 @@ def _squares(old: Any, new: Any) -> Any:  # pragma: no cover - runs compiled
     return difference2, old2
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_ANY_ORDER)
+@numba.njit(nogil=True, error_model="numpy", fastmath=_ANY_ORDER)
 def _squares64(old: Any, new: Any) -> Any:  # pragma: no cover - runs compiled
     """The same in float64, for numbers whose squares float32 cannot hold."""
     difference2 = old2 = 0.0
@@ -235,21 +191,28 @@ def _squares64(old: Any, new: Any) -> Any:  # pragma: no cover - runs compiled
     return difference2, old2
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def _held(total: Any, trivial: Any) -> Any:  # pragma: no cover - runs compiled
     """Whether float32 sums of one block can be trusted: in range, or of nothing but zeros."""
     return trivial or (total >= LEAST and total < np.inf)
 
 
-@numba.njit("Tuple((float64[::1], int64[::1], int64))(uint16[::1], uint16[::1], uint16[::1])", cache=True, nogil=True)
-def divergence(old: Any, new: Any, bound: Any) -> Any:  # pragma: no cover - runs compiled
-    """(sums [2]: difference and old squared; counts [SLOTS + 6]; largest magnitude bits) of bfloat16 bits [n].
+@numba.njit(nogil=True, error_model="numpy")
+def divergence(
+    old: Any, new: Any, bound: Any, sums: Any, counts: Any, room: Any
+) -> Any:  # pragma: no cover - runs compiled
+    """Measure bfloat16 bits; returns the largest magnitude bits of blocks with numbers that are not normal.
 
-    The largest bits are those of blocks with numbers that are not normal. Where they reach ``INFINITE``, the sums and
-    counts mean nothing: take what is not finite out first.
+    Where these reach ``INFINITE``, the sums and counts mean nothing: take what is not finite out first.
+
+    Args:
+        old: [n] (uint16).
+        new: [n].
+        bound: see ``bounds.bounds``.
+        sums: [2] (float64), to which the squares of the difference and of old are added.
+        counts: [COUNTS] (int64), likewise: of thresholds, then as ``bounds.NONE`` and so on have it.
+        room: [2, BLOCK] (uint16), for nothing but this.
     """
-    sums, counts = np.zeros(2), np.zeros(SLOTS + 6, np.int64)
-    room = np.empty((2, BLOCK), np.uint16)
     top = wary = 0
     for begin in range(0, len(old), BLOCK):
         x, y = old[begin : begin + BLOCK], new[begin : begin + BLOCK]
@@ -271,4 +234,17 @@ def divergence(old: Any, new: Any, bound: Any) -> Any:  # pragma: no cover - run
             difference2, old2 = _squares64(x, y)
         sums[0] += difference2
         sums[1] += old2
-    return sums, counts, top
+    return top
+
+
+def compiled_divergence() -> Any:
+    """``divergence`` for ``machine``: addresses of the arrays, n behind the first two."""
+    bits, whole = types.CPointer(types.uint16), types.int64
+    kind = whole(bits, bits, whole, bits, types.CPointer(types.float64), types.CPointer(whole), bits)
+
+    def entry(old: Any, new: Any, n: Any, bound: Any, sums: Any, counts: Any, room: Any) -> Any:  # pragma: no cover
+        arrays = numba.carray(old, n), numba.carray(new, n), numba.carray(bound, SLOTS)
+        results = numba.carray(sums, 2), numba.carray(counts, COUNTS), numba.carray(room, (2, BLOCK))
+        return divergence(arrays[0], arrays[1], arrays[2], results[0], results[1], results[2])
+
+    return numba.njit(kind, error_model="numpy")(entry)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import types
 
-BLOCK = 2048
-"""Elements held as float64 at a time: 16 KB, half of a first-level cache."""
-KINDS = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
-_SIZES = np.array([2, 2, 4, 8])
+from prismlab.merge.blend import BLOCK
+
+_SIZES = (2, 2, 4, 8)
 
 # Unsigned constants throughout: numba turns a sum of a signed and an unsigned 64-bit integer into a float.
 _ONE = np.uint64(1)
@@ -130,8 +130,10 @@ def _store(total: Any, n: Any, out: Any, kind: Any) -> Any:  # pragma: no cover 
     return _copy(total, n, out.view(np.float64))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def blend(raw: Any, starts: Any, kinds: Any, weights: Any, count: Any, out: Any, kind: Any) -> Any:  # pragma: no cover
+@numba.njit(nogil=True, error_model="numpy")
+def blend(
+    raw: Any, starts: Any, kinds: Any, weights: Any, count: Any, out: Any, kind: Any, total: Any, bits: Any
+) -> Any:  # pragma: no cover - runs compiled
     """Weighted sum of ``count`` elements of k tensors, rounded once; returns how many results are not finite.
 
     Args:
@@ -142,9 +144,9 @@ def blend(raw: Any, starts: Any, kinds: Any, weights: Any, count: Any, out: Any,
         count: elements of each.
         out: room for the result's bytes (uint8).
         kind: type of the result, a value of ``KINDS``.
+        total: [BLOCK] (float64), for nothing but this.
+        bits: [BLOCK] (uint32), likewise.
     """
-    total = np.empty(BLOCK)
-    bits = np.empty(BLOCK, np.uint32)
     values = bits.view(np.float32)
     strange = 0
     for begin in range(0, count, BLOCK):
@@ -160,3 +162,31 @@ def blend(raw: Any, starts: Any, kinds: Any, weights: Any, count: Any, out: Any,
         size = _SIZES[kind]
         strange += _store(total, n, out[size * begin : size * (begin + n)], kind)
     return strange
+
+
+def compiled_blend() -> Any:
+    """``blend`` for ``arith.machine``: addresses of the arrays, each of no known length with its length behind it."""
+    byte, whole, real = types.CPointer(types.uint8), types.int64, types.CPointer(types.float64)
+    wholes = types.CPointer(whole)
+    tables = (wholes, wholes, real, whole)
+    kind = whole(byte, whole, *tables, whole, byte, whole, whole, real, types.CPointer(types.uint32))
+
+    def entry(
+        raw: Any,
+        size: Any,
+        starts: Any,
+        kinds: Any,
+        weights: Any,
+        k: Any,
+        count: Any,
+        out: Any,
+        room: Any,
+        kind: Any,
+        total: Any,
+        bits: Any,
+    ) -> Any:  # pragma: no cover - runs compiled
+        a, b, c = numba.carray(starts, k), numba.carray(kinds, k), numba.carray(weights, k)
+        held = numba.carray(total, BLOCK), numba.carray(bits, BLOCK)
+        return blend(numba.carray(raw, size), a, b, c, count, numba.carray(out, room), kind, held[0], held[1])
+
+    return numba.njit(kind, error_model="numpy")(entry)

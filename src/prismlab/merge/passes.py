@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from prismlab.arith.machine import load
+from prismlab.merge.blend import BLEND, Blend
 from prismlab.merge.rounding import encode, weighted_sum
 from prismlab.merge.shards import Shard, Slot
 from prismlab.model.tensors import ITEM_BYTES, STORED, TensorView
@@ -54,11 +56,9 @@ class Pass:
         self._own = threading.local()
         self._step = max(1, STEP // max(2, checkpoints) // 1024) * 1024
         self._checkpoints = checkpoints
-        self._compiled: Any = None
-        if kernel == "numba":
-            from prismlab.merge import compiled
-
-            self._compiled = compiled
+        self._compiled = kernel == "numba"
+        if self._compiled:
+            load(BLEND)  # here and not in a thread: whatever is wrong with it is then told at once
 
     def _buffers(self) -> tuple[Any, Any]:
         """Room [checkpoints, step x 8 bytes] for what is read, and [step x 8] for the result."""
@@ -86,7 +86,7 @@ class Pass:
     def _blender(self, task: Task) -> Callable[[Any, int, Any], int]:
         """A function that weighs, adds and rounds what was read of a task's tensors."""
         types = [view.dtype for view in task.views]
-        if self._compiled is None:
+        if not self._compiled:
 
             def reference(raw: Any, count: int, done: Any) -> int:
                 arrays = [_floats(row[: count * ITEM_BYTES[k]], k) for row, k in zip(raw, types, strict=False)]
@@ -95,15 +95,7 @@ class Pass:
                 return strange
 
             return reference
-        code = self._compiled.KINDS
-        kinds, weights = np.array([code[k] for k in types]), np.array(task.weights)
-        starts = np.arange(len(types)) * (self._step * 8)
-        blend: Any = self._compiled.blend
-
-        def compiled(raw: Any, count: int, done: Any) -> int:
-            return int(blend(raw.ravel(), starts, kinds, weights, count, done, code[task.dtype]))
-
-        return compiled
+        return Blend(np.arange(len(types)) * (self._step * 8), types, task.weights, task.dtype)
 
 
 def _floats(raw: Any, dtype: str) -> Any:
