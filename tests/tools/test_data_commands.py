@@ -84,13 +84,20 @@ BUDGET = ("--tokens", "25.6k", "--seq-len", "256", "--tokenizer", "bytes")
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("26.2B", 26_200_000_000), ("500M", 500_000_000), ("8_192", 8192), ("1e9", 10**9), ("1.5 t", 15 * 10**11)],
+    [
+        ("26.2B", 26_200_000_000),
+        ("500M", 500_000_000),
+        ("8_192", 8192),
+        ("1e9", 10**9),
+        ("26,200k", 26_200_000),
+        ("1.5 t", 15 * 10**11),
+    ],
 )
 def test_budgets_are_read_as_people_write_them(text: str, wanted: int) -> None:
     assert tokens_of(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "many", "-5", "0", "0.2", "1e99", "5 MB", "nan"])
+@pytest.mark.parametrize("text", ["", "many", "-5", "0", "0.2", "1e99", "5 MB", "nan", "26,2B", "1,2,3"])
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="--tokens"):
         tokens_of(text)
@@ -125,6 +132,27 @@ def test_sizes_that_are_not_stated_are_guessed_from_files_or_unknown(folder: Pat
     (folder / "unknown.yaml").write_text(text, encoding="utf-8")
     told = prism("data", "plan", folder / "unknown.yaml", "both", "--tokens", "1M")
     assert re.search(r"pages\s+web\s+75\.0\s+750k\s+\d+\s+unknown\s+unknown", told)
+
+
+def test_a_plan_tells_of_an_empty_source_and_of_one_that_is_likely_too_small(folder: Path, tmp_path: Path) -> None:
+    told = prism("data", "plan", folder / "mix.yaml", "both", "--tokens", "9M")
+    assert re.search(r"by that guess more than 'max_epochs' \(50\), which a build refuses: (pages, )?sums", told)
+    assert "by that guess" not in prism("data", "plan", folder / "mix.yaml", "both", "--tokens", "8192")
+    for name in ("pages.jsonl", "items.jsonl"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "sums.jsonl").touch()
+    (tmp_path / "mix.yaml").write_text(MIXTURES, encoding="utf-8")
+    text = refused("data", "plan", tmp_path / "mix.yaml", "both", "--tokens", "1M")
+    assert text == "sources.sums: its files are empty; name others, or leave the source out"
+
+
+def test_a_file_where_the_folder_should_be_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").touch()
+    for out in (tmp_path / "here", tmp_path / "here" / "below"):
+        text = refused("data", "clean", folder / "mix.yaml", "pages", "--out", out)
+        assert text.startswith(f"{out}: cannot be made a folder (")
+        text = refused("data", "build", folder / "mix.yaml", "both", *BUDGET, "--out", out)
+        assert text.startswith(f"{out}: cannot be made a folder (")
 
 
 def test_the_time_is_that_of_earlier_builds(tmp_path: Path) -> None:
@@ -171,10 +199,9 @@ def test_a_corpus_keeps_what_the_mixture_promised(built: Path) -> None:
     assert not (built / "work").exists()
     lead, slow = ahead(corpus, points=3), dict[str, list[float]]()
     for at, source in enumerate(corpus.manifest["sources"]):
-        mine = corpus.row_fill[corpus.row_source == at].astype(float)
         for rows in range(1, corpus.n_rows + 1):
             given = corpus.row_fill[:rows][corpus.row_source[:rows] == at].sum(dtype=float)
-            distance = (given - source["weight"] * corpus.row_fill[:rows].sum(dtype=float)) / mine.mean()
+            distance = (given - source["weight"] * corpus.row_fill[:rows].sum(dtype=float)) / corpus.seq_len
             slow.setdefault(source["name"], []).append(distance)
     assert lead["most"] == pytest.approx({name: max(map(abs, path)) for name, path in slow.items()})
     assert max(lead["most"].values()) < 1.5

@@ -11,6 +11,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from prismlab.errors import SpecError
+
 CHUNK = 4 * 2**20
 
 
@@ -20,6 +22,18 @@ def whole(path: Path) -> Iterator[Path]:
     draft = path.with_name(f"{path.name}.tmp")
     yield draft
     draft.replace(path)
+
+
+def make_folder(path: Path) -> None:
+    """A folder that a user asks for by ``--out``, with those above it.
+
+    Raises:
+        SpecError: something else is there, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be made a folder ({error.strerror}); name another one with --out") from error
 
 
 def save_arrays(path: Path, **arrays: NDArray[Any] | int | str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from prismlab.data.build import build_corpus
 from prismlab.data.clean import clean_source, forget
-from prismlab.data.files import whole
+from prismlab.data.files import make_folder, whole
 from prismlab.errors import SpecError
 from prismlab.model.checkpoint import load_tokenizer
 from prismlab.model.hub import resolve
@@ -71,7 +71,7 @@ def _begin(wanted: Wanted, out: Path) -> bool:
     if not note.is_file():
         if out.is_dir() and any(out.iterdir()):
             raise SpecError(f"{out}: not empty, and not an unfinished build; take another folder with --out")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         with whole(note) as draft:
             draft.write_text(json.dumps({"file": wanted.file, **wanted.request()}, indent=1) + "\n", encoding="utf-8")
         return True

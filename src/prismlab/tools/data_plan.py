@@ -47,7 +47,9 @@ def tokens_of(text: str) -> int:
     Raises:
         SpecError: it is no such number, or below 1.
     """
-    match = re.fullmatch(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?)\s*([kKmMgGbBtT]?)\s*", text)
+    match = re.fullmatch(
+        r"\s*((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?)\s*([kKmMgGbBtT]?)\s*", text
+    )
     if match is None:
         raise SpecError(f"--tokens {text!r}: a number with k, M, B or T behind it is wanted, for example 26.2B")
     number = round(float(match[1].replace("_", "").replace(",", "")) * _UNITS[match[2].lower()])
@@ -67,7 +69,7 @@ def parts_of(loaded: LoadedMixtures, mixture: str, tokens: int, seq_len: int) ->
     """What each source of a mixture gives to a budget, in the order of the file.
 
     Raises:
-        SpecError: as ``LoadedMixtures.shares``.
+        SpecError: as ``LoadedMixtures.shares``, or all files of a source are empty.
     """
     shares, spec = loaded.shares(mixture), loaded.spec.mixtures[mixture]
     out: list[Part] = []
@@ -75,6 +77,8 @@ def parts_of(loaded: LoadedMixtures, mixture: str, tokens: int, seq_len: int) ->
         size, known = (spec.tokens_in_source or {}).get(name), "stated"
         if size is None:
             size, known = _measured(loaded.files.get(f"sources.{name}", ())), "files"
+            if size == 0:
+                raise SpecError(f"sources.{name}: its files are empty; name others, or leave the source out")
         wanted = share * tokens
         out.append(
             Part(
@@ -225,6 +229,9 @@ def _show(found: Mapping[str, Any], parts: Sequence[Part]) -> None:
     ]
     if any(part.known == "files" for part in parts):
         notes.append(f"~ from the size of the files, {BYTES_A_TOKEN:g} bytes a token; 'tokens_in_source' states it")
+    most = found["max_epochs"]
+    if likely := [part.source for part in parts if part.known == "files" and (part.epochs or 0.0) > most]:
+        notes.append(f"by that guess more than 'max_epochs' ({most:g}), which a build refuses: {', '.join(likely)}")
     print_tables([Table(head=head, rows=[total, *rows], words=2, strong=(0,), title=found["mixture"])], notes)
 
 

@@ -32,7 +32,7 @@ def row_range(text: str, rows: int) -> range:
     first = int(match[1])
     stop = first + 1 if match[2] is None else int(match[3]) if match[3] else first + MOST_ROWS
     if not first < min(stop, rows):
-        raise SpecError(f"--rows {text}: the corpus has rows 0 to {rows - 1}")
+        raise SpecError(f"--rows {text}: no row is in it; the corpus has rows 0 to {rows - 1}")
     return range(first, min(stop, rows, first + MOST_ROWS))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prismlab.data.files import whole
+from prismlab.data.files import make_folder, whole
 from prismlab.data.recipes import recipes
 from prismlab.errors import SpecError, shown
 from prismlab.study.stages import STAGES
@@ -102,7 +102,7 @@ def _same_work(config: Mapping[str, Any], out: Path) -> None:
         raise SpecError(
             f"{out}: not empty, and not the unfinished work of 'data clean'; take another folder with --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with whole(note) as draft:
         draft.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
 
