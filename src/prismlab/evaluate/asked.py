@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from prismlab.data.items import Item, load_items
 from prismlab.errors import SpecError
 from prismlab.evaluate import ruler
+from prismlab.evaluate.ifeval import instruction_scores, read_prompts
 from prismlab.evaluate.judged import ChoiceRow, other_measures, sample_row, suite_scores, without
 from prismlab.evaluate.loglik import LogLikelihoods
 from prismlab.evaluate.questions import load_questions, questions_hash
 from prismlab.evaluate.sampled import by_length
-from prismlab.evaluate.sets import ChoiceItem, items_hash, load_set
+from prismlab.evaluate.sets import ChoiceItem, file_of, items_hash, load_set
 from prismlab.evaluate.suite_base import Benchmark, Sampling, Suite, Wish
 from prismlab.evaluate.work import judge
 from prismlab.model.generate import SamplingSettings, TransformersSampler
@@ -45,6 +46,8 @@ class Asked:
     choices: Mapping[Benchmark, Sequence[ChoiceItem]]
     sampled: Mapping[Benchmark, Sequence[Item]]
     wish: Wish
+    aside: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    """By benchmark, how many items no rule can judge, by reason; they are not asked."""
 
     def lengths_of(self) -> dict[str, int]:
         """Length in tokens of the tasks that were made for one."""
@@ -60,7 +63,9 @@ class Asked:
         for benchmark, some in self.sampled.items():
             drawn = sampling_of(benchmark, self.wish)
             how = {name: getattr(drawn, name) for name in ("samples", "temperature", "top_p", "max_new_tokens")}
-            more = {"sampling": how, "verifier": benchmark.verifier}
+            more: dict[str, Json] = {"sampling": how, "verifier": benchmark.verifier}
+            if self.aside.get(benchmark.name):
+                more["not_scorable"] = dict(self.aside[benchmark.name])
             found[benchmark.name] = _facts(benchmark, len(some), questions_hash(some)) | more
         return found
 
@@ -108,6 +113,7 @@ def ask(
     """
     choices: dict[Benchmark, Sequence[ChoiceItem]] = {}
     sampled: dict[Benchmark, Sequence[Item]] = {}
+    aside: dict[str, Mapping[str, int]] = {}
     for benchmark in suite.named(wish.benchmarks):
         if benchmark.verifier is not None:
             verifier_of(benchmark.verifier)
@@ -115,6 +121,9 @@ def ask(
             shots = benchmark.shots if wish.shots is None else wish.shots
             asked = replace(benchmark, shots=shots)
             choices[asked] = _some(load_set(benchmark, files, suite.name, shots), wish.limit, benchmark.name)
+        elif benchmark.verifier == "instructions":
+            prompts, aside[benchmark.name] = read_prompts(benchmark, file_of(benchmark, files, suite.name))
+            sampled[benchmark] = _some(prompts, wish.limit, benchmark.name)
         elif benchmark.kind == "sampled":
             sampled[benchmark] = _some(load_questions(benchmark, files, suite.name), wish.limit, benchmark.name)
         elif benchmark.kind == "micro":
@@ -127,7 +136,7 @@ def ask(
             raise SpecError(
                 f"{benchmark.name} is judged by lm-evaluation-harness; see 'prism eval --suite {suite.name}'"
             )
-    return Asked(suite, choices, sampled, wish)
+    return Asked(suite, choices, sampled, wish, aside)
 
 
 def _long(
@@ -214,6 +223,10 @@ def metrics_of(asked: Asked, answers: Answers, excluded: frozenset[tuple[str, st
     lengths = asked.lengths_of()
     if lengths:
         found["lengths"] = by_length(found["tasks"], lengths, rows)
+    for benchmark in asked.sampled:
+        if benchmark.verifier == "instructions":
+            mine = [row for row in rows if row["task"] == benchmark.name]
+            found.setdefault("instructions", {})[benchmark.name] = instruction_scores(mine)
     if contaminated:
         found["contaminated"] = contaminated
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prismlab.evaluate.suite_base import NORMALISATIONS, Benchmark, Hub, Suite
+from prismlab.evaluate.suite_base import NORMALISATIONS, Benchmark, Hub, Sampling, Suite
 
 
 def _choices(name: str, title: str, hub: Hub, items: int, licence: str, **more: object) -> Benchmark:
@@ -119,6 +119,21 @@ RETENTION = Suite(
             metric="acc_norm",
             files=("openbookqa", "openbookqa_test"),
         ),
+        Benchmark(
+            name="ifeval",
+            title="IFEval, prompts that a rule can check",
+            kind="sampled",
+            domain="general",
+            items=541,
+            metric="prompt_strict",
+            licence="Apache-2.0",
+            source="google/IFEval",
+            hub=Hub(id="google/IFEval", split="train"),
+            files=("ifeval", "ifeval_prompts"),
+            verifier="instructions",
+            sampling=Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=1280),
+            note="strict, by prompt (by instruction beside it); prompts that ask for a language are left out, counted",
+        ),
     ),
-    note="prompts and scores as lm-evaluation-harness 0.4.13 has them; without worked examples unless --shots asks",
+    note="prompts and scores of choices as in lm-evaluation-harness 0.4.13; no worked examples unless --shots asks",
 )

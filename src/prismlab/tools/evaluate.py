@@ -338,6 +338,12 @@ def _notes(metrics: Mapping[str, Any], config: Mapping[str, Any], suite: Suite) 
     for name, score in metrics["tasks"].items():
         if score["unscored"]:
             notes.append(f"{shown(name, 40)}: {score['unscored']} of {score['samples']} samples have no verdict.")
+    for name, told in metrics.get("instructions", {}).items():
+        value, span = _interval(told["all"])
+        notes.append(f"{shown(name, 40)}: of single instructions {value} ({span}) are followed.")
+    for name, facts in config["benchmarks"].items():
+        for kind, count in facts.get("not_scorable", {}).items():
+            notes.append(f"{shown(name, 40)}: {count} items are not asked, no rule can judge them ({shown(kind, 40)}).")
     whole = {one.name: one.items for one in suite.benchmarks}
     part = [n for n, f in config["benchmarks"].items() if whole.get(n) and f["items"] < (whole.get(n) or 0)]
     if part:
