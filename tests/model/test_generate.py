@@ -27,7 +27,7 @@ from transformers import (
 
 from prismlab.errors import CheckpointError, StageError
 from prismlab.model import generate
-from prismlab.model.caches import bytes_a_token
+from prismlab.model.caches import bytes_a_token, new_cache
 from prismlab.model.draws import draw
 from prismlab.model.generate import Completion, SamplingSettings, TransformersSampler, prompt_ids
 from prismlab.run.step import Silent
@@ -392,7 +392,7 @@ def test_batches_keep_to_the_memory(family: str, monkeypatch: pytest.MonkeyPatch
 
 def test_bytes_of_a_token() -> None:
     model = llama()
-    cache = generate.new_cache(model)
+    cache = new_cache(model)
     model(torch.tensor([PROMPTS[2]]), past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert bytes_a_token(model) * len(PROMPTS[2]) == held

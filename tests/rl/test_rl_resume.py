@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from prismlab.arith import trace
 from prismlab.data.items import Item
 from prismlab.model.generate import Completion, TransformersSampler
+from prismlab.model.passes import Passes
 from prismlab.rl import train as module
 from prismlab.rl.rewards import Reward
 from prismlab.rl.trainer import Trainer
@@ -71,15 +72,15 @@ def killer(phase: str, step: int) -> None:
     """Arms this process to be killed in a phase of a step."""
     at = {"step": 0, "sampling": 0, "verification": 0}
     begin, update, save = Trainer._generate_single_turn, Trainer.training_step, Saves._write
-    draw, judge = TransformersSampler._forward, module.reward_of
+    draw, judge = Passes._forward, module.reward_of
 
     def begun(self: Any, *args: Any, **rest: Any) -> Any:
         at.update(step=self.state.global_step + 1, sampling=0, verification=0)
         return begin(self, *args, **rest)
 
-    def forward(self: Any, *args: Any) -> Any:
+    def forward(self: Any, *args: Any, **rest: Any) -> Any:
         at["sampling"] += 1
-        return die() if (phase, step, 3) == ("sampling", at["step"], at["sampling"]) else draw(self, *args)
+        return die() if (phase, step, 3) == ("sampling", at["step"], at["sampling"]) else draw(self, *args, **rest)
 
     def judged(*args: Any) -> Any:
         at["verification"] += 1
@@ -91,12 +92,12 @@ def killer(phase: str, step: int) -> None:
 
     def written(self: Any, aside: Path, draft: Any) -> Any:
         if phase == "save" and draft.step >= step:
-            aside.mkdir(parents=True)
+            aside.mkdir(parents=True, exist_ok=True)
             (aside / "part-00000.safetensors").write_bytes(b"half")
             die()
         return save(self, aside, draft)
 
-    TransformersSampler._forward, module.reward_of = forward, judged
+    Passes._forward, module.reward_of = forward, judged
     Trainer._generate_single_turn, Trainer.training_step, Saves._write = begun, stepped, written
 
 

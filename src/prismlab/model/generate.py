@@ -1,25 +1,26 @@
 """Samplers: prompts in, completions with log-probabilities out.
 
-:class:`TransformersSampler` needs no server: a prompt's cache is repeated for its samples, ended rows leave the batch,
-and each row draws from a random stream of its own.
+:class:`TransformersSampler` needs no server: a prompt is read once for its samples, ended rows leave the batch, and
+each row draws from a random stream of its own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
 from prismlab.errors import CheckpointError, StageError
-from prismlab.model.caches import bytes_a_token, new_cache
+from prismlab.model.caches import bytes_a_token
 from prismlab.model.draws import draw, uniforms
+from prismlab.model.passes import passes
 from prismlab.run.step import Progress
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_ROWS = 256
 """Rows sampled side by side by default: on one CPU thread a step of a tiny model costs little less with fewer."""
@@ -114,6 +115,25 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return [eos, *ids]
 
 
+def stop_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a response.
+
+    Raises:
+        CheckpointError: the tokenizer has no end-of-sequence token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError("the tokenizer has no end-of-sequence token; set 'eos_token' in its config")
+    return cast("int", tokenizer.eos_token_id)
+
+
+def seeds_of(prompts: int, seed: int | Sequence[int], one: Callable[[int, int], int]) -> list[int]:
+    """A seed for each prompt: those given, or ``one`` of the seed of all and the prompt's place."""
+    seeds = [one(seed, place) for place in range(prompts)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != prompts:
+        raise ValueError(f"{prompts} prompts need {prompts} seeds, not {len(seeds)}")
+    return seeds
+
+
 _Rows = list[tuple[int, int]]
 """The rows of one batch as (place of the prompt, sample), a prompt's rows side by side."""
 
@@ -139,14 +159,13 @@ class TransformersSampler:
         Raises:
             CheckpointError: the tokenizer has no end-of-sequence token.
         """
-        if tokenizer.eos_token_id is None:
-            raise CheckpointError("the tokenizer has no end-of-sequence token; set 'eos_token' in its config")
+        stop = stop_token(tokenizer)
         if batch_rows < 1:
             raise ValueError(f"batch_rows is {batch_rows}; at least one row must be sampled at a time")
         self.model = model
         self.tokenizer = tokenizer
         self.batch_rows = batch_rows
-        self.stop = cast("int", tokenizer.eos_token_id)
+        self.stop = stop
         self.equal_lengths = bool(getattr(type(model), "_is_stateful", False))
         self._told = False
         self.positions: int | None = getattr(model.config, "max_position_embeddings", None)
@@ -168,9 +187,7 @@ class TransformersSampler:
         longest = max(map(len, prompts), default=0)
         if self.positions is not None and longest + settings.max_new_tokens > self.positions:
             self._tell(longest, progress)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts need {len(prompts)} seeds, not {len(seeds)}")
+        seeds = seeds_of(len(prompts), seed, lambda one, _place: one)
         places = range(len(prompts)) if isinstance(seed, int) else [0] * len(prompts)
         done: list[list[Completion | None]] = [[None] * n for _ in prompts]
         training = self.model.training
@@ -234,41 +251,6 @@ class TransformersSampler:
         if batch:
             yield batch
 
-    def _forward(self, ids: torch.Tensor, cache: DynamicCache, mask: torch.Tensor | None) -> torch.Tensor:
-        """Logits [rows, vocabulary] of the token after ``ids`` [rows, tokens]; ``mask`` [rows, all tokens] or None."""
-        given: dict[str, Any] = {}
-        if mask is not None:
-            # Positions count real tokens; those of padding are never looked at and only must not be negative.
-            positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
-            given = {"attention_mask": mask, "position_ids": positions[:, -ids.shape[1] :]}
-        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **given)
-        if output.past_key_values is not cache:
-            raise CheckpointError(
-                f"{type(self.model).__name__} does not keep its state in the cache of the library; it cannot be sampled"
-            )
-        return output.logits[:, -1]
-
-    def _prefill(
-        self, batch: _Rows, prompts: Sequence[Sequence[int]]
-    ) -> tuple[torch.Tensor, DynamicCache, torch.Tensor | None]:
-        """Read each prompt once; returns logits, cache and mask with a row for each sample."""
-        device = self.model.device
-        samples = Counter(p for p, _ in batch)
-        lengths = [len(prompts[p]) for p in samples]
-        longest = max(lengths)
-        padded = [[prompts[p][0]] * (longest - len(prompts[p])) + list(prompts[p]) for p in samples]
-        mask = None
-        if min(lengths) < longest:
-            mask = torch.arange(longest)[None, :] >= longest - torch.tensor(lengths)[:, None]
-            mask = mask.to(device, torch.long)
-        cache = new_cache(self.model)
-        logits = self._forward(torch.tensor(padded, device=device), cache, mask)
-        if len(samples) == len(batch):
-            return logits, cache, mask
-        repeat = torch.repeat_interleave(torch.tensor(list(samples.values()), device=device))
-        cache.reorder_cache(cast("torch.LongTensor", repeat))
-        return logits[repeat], cache, None if mask is None else mask[repeat]
-
     # Not inference mode: a buffer that a model makes in it (some rotary embeddings do) could not be trained through.
     @torch.no_grad()
     def _run(
@@ -288,22 +270,23 @@ class TransformersSampler:
         lengths = torch.zeros(len(streams), dtype=torch.long, device=device)
         rows = torch.arange(len(streams), device=device)
         running = torch.ones(len(streams), dtype=torch.bool, device=device)
-        logits, cache, mask = self._prefill(batch, prompts)
-        for step in range(steps):
-            tokens, own, sampled = draw(logits, settings, numbers[rows, step] if settings.temperature else None)
-            ids[rows, step], logs[0, rows, step], logs[1, rows, step] = tokens, own, sampled
-            lengths[rows[running]] = step + 1
-            running &= (tokens != self.stop) & (limit[rows] > step + 1)
-            left = int(running.sum())
-            if left == 0:
-                break
-            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            if left <= KEEP_ENDED * len(rows):
-                keep = running.nonzero()[:, 0]
-                cache.reorder_cache(cast("torch.LongTensor", keep))
-                rows, tokens, running = rows[keep], tokens[keep], running[keep]
-                mask = None if mask is None else mask[keep]
-            logits = self._forward(tokens[:, None], cache, mask)
+        samples = Counter(p for p, _ in batch)
+        model = passes(self.model, [prompts[p] for p in samples], list(samples.values()), steps)
+        logits = model.begin()
+        with model.steps():
+            for step in range(steps):
+                tokens, own, sampled = draw(logits, settings, numbers[rows, step] if settings.temperature else None)
+                ids[rows, step], logs[0, rows, step], logs[1, rows, step] = tokens, own, sampled
+                lengths[rows[running]] = step + 1
+                running &= (tokens != self.stop) & (limit[rows] > step + 1)
+                left = int(running.sum())
+                if left == 0:
+                    break
+                if left <= KEEP_ENDED * len(rows):
+                    keep = running.nonzero()[:, 0]
+                    model.keep(keep)
+                    rows, tokens, running = rows[keep], tokens[keep], running[keep]
+                logits = model.step(tokens)
         return self._completions(ids.cpu(), logs.cpu(), lengths.tolist())
 
     def _limits(self, batch: _Rows, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[int]:

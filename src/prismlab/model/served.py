@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from prismlab.errors import CheckpointError, StageError
-from prismlab.model.generate import Completion, SamplingSettings
+from prismlab.errors import StageError
+from prismlab.model.generate import Completion, SamplingSettings, seeds_of, stop_token
 from prismlab.model.wire import Refused, Wire, in_parallel
 from prismlab.run.step import Progress
 from prismlab.seeds import derive_seed
@@ -26,19 +26,6 @@ AT_A_TIME = 32
 """Requests under way: a server batches them, and what it cannot take yet it answers with "later"."""
 SEEDS = 2**31
 """Servers take seeds below this."""
-
-
-def _stop_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    if tokenizer.eos_token_id is None:
-        raise CheckpointError("the tokenizer has no end-of-sequence token; set 'eos_token' in its config")
-    return cast("int", tokenizer.eos_token_id)
-
-
-def _seeds(prompts: int, seed: int | Sequence[int]) -> list[int]:
-    seeds = [derive_seed(seed, place) for place in range(prompts)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != prompts:
-        raise ValueError(f"{prompts} prompts need {prompts} seeds, not {len(seeds)}")
-    return seeds
 
 
 class CompletionsSampler:
@@ -55,7 +42,7 @@ class CompletionsSampler:
 
     def __init__(self, wire: Wire, model: str, tokenizer: PreTrainedTokenizerBase, at_a_time: int = AT_A_TIME) -> None:
         self._wire, self._model, self._tokenizer, self._at_a_time = wire, model, tokenizer, at_a_time
-        self._stop = _stop_of(tokenizer)
+        self._stop = stop_token(tokenizer)
         self.missing: set[str] = set()
         """What was asked for and did not come: ``n``, ``logprobs``, ``return_token_ids``, ``generation_config``."""
         self._told = False
@@ -74,7 +61,7 @@ class CompletionsSampler:
             StageError: the server fails or refuses, or a prompt is not the same tokens once it was text.
         """
         texts = [self._text(place, list(ids)) for place, ids in enumerate(prompts)]
-        seeds = _seeds(len(prompts), seed)
+        seeds = seeds_of(len(prompts), seed, derive_seed)
         done: list[list[Completion]] = [[] for _ in prompts]
         if not texts:
             return done
@@ -216,7 +203,7 @@ class TokenSampler:
 
     def __init__(self, wire: Wire, tokenizer: PreTrainedTokenizerBase, at_a_time: int = AT_A_TIME) -> None:
         self._wire, self._tokenizer, self._at_a_time = wire, tokenizer, at_a_time
-        self._stop = _stop_of(tokenizer)
+        self._stop = stop_token(tokenizer)
 
     def take_weights(self, folder: Path) -> None:
         """Have the server load new weights from a folder that it can see too.
@@ -242,7 +229,7 @@ class TokenSampler:
         Raises:
             StageError: the server fails, or its answer lacks token ids or log-probabilities.
         """
-        seeds = _seeds(len(prompts), seed)
+        seeds = seeds_of(len(prompts), seed, derive_seed)
         jobs = [(place, s) for place in range(len(prompts)) for s in range(n)]
         found: list[list[Completion | None]] = [[None] * n for _ in prompts]
 
