@@ -18,6 +18,7 @@ from prismlab.evaluate import ruler
 from prismlab.evaluate.ifeval import instruction_scores, read_prompts
 from prismlab.evaluate.judged import ChoiceRow, other_measures, sample_row, suite_scores, without
 from prismlab.evaluate.loglik import LogLikelihoods
+from prismlab.evaluate.programs import PROGRAMS, read_programs
 from prismlab.evaluate.questions import load_questions, questions_hash
 from prismlab.evaluate.sampled import by_length
 from prismlab.evaluate.sets import ChoiceItem, file_of, items_hash, load_set
@@ -121,9 +122,10 @@ def ask(
             shots = benchmark.shots if wish.shots is None else wish.shots
             asked = replace(benchmark, shots=shots)
             choices[asked] = _some(load_set(benchmark, files, suite.name, shots), wish.limit, benchmark.name)
-        elif benchmark.verifier == "instructions":
-            prompts, aside[benchmark.name] = read_prompts(benchmark, file_of(benchmark, files, suite.name))
-            sampled[benchmark] = _some(prompts, wish.limit, benchmark.name)
+        elif benchmark.own is None and (benchmark.verifier == "instructions" or benchmark.name in PROGRAMS):
+            read = read_programs if benchmark.name in PROGRAMS else read_prompts
+            items, aside[benchmark.name] = read(benchmark, file_of(benchmark, files, suite.name))
+            sampled[benchmark] = _some(items, wish.limit, benchmark.name)
         elif benchmark.kind == "sampled":
             sampled[benchmark] = _some(load_questions(benchmark, files, suite.name), wish.limit, benchmark.name)
         elif benchmark.kind == "micro":

@@ -43,6 +43,9 @@ def hub_loader(hub: Hub) -> Rows:
     except ImportError as error:
         raise MissingExtra("datasets", "hub", f"the data set {hub.id}") from error
     try:
+        if hub.files:
+            places = [f"hf://datasets/{hub.id}@{hub.revision}/{name}" for name in hub.files]
+            return datasets.load_dataset("json", data_files=places, split="train")
         found: Any = datasets.load_dataset(hub.id, hub.config, split=hub.split, revision=hub.revision)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise DataError(

@@ -87,7 +87,7 @@ def _own(benchmark: Benchmark, own: Own, path: Path) -> list[Item]:
 
 
 def load_questions(benchmark: Benchmark, files: Sequence[Path], suite: str) -> list[Item]:
-    """A benchmark's items, with ids of the rows (``id``, ``unique_id``) or their places.
+    """A benchmark's items, with ids of the rows (``id``, ``unique_id``, ``problem_idx``) or their places.
 
     A row that is an item already (``data.items.Item`` as JSON) is taken as it is.
 
@@ -100,7 +100,7 @@ def load_questions(benchmark: Benchmark, files: Sequence[Path], suite: str) -> l
     found: dict[str, Item] = {}
     for number, row in enumerate(set_rows(path)):
         item = _read(benchmark, row)
-        own = [row.values.get(name) for name in ("id", "unique_id")]
+        own = [row.values.get(name) for name in ("id", "unique_id", "problem_idx")]
         name = next((str(value) for value in own if isinstance(value, (str, int)) and str(value)), f"{number:05d}")
         if name in found:
             raise BadRow(row.where, "an id twice", f"the id {name!r} stands there twice; give each its own")

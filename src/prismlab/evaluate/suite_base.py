@@ -33,6 +33,8 @@ class Hub:
     id: str
     split: str
     config: str | None = None
+    files: tuple[str, ...] = ()
+    """Files of its repository with the rows, jsonl, where it has no split that can be loaded without a program."""
     revision: str = "main"
     """A commit is the only revision that cannot move."""
     verified: bool = False

@@ -10,6 +10,8 @@ from prismlab.evaluate.suite_base import HARNESS, NORMALISATIONS, Benchmark, Hub
 from prismlab.evaluate.suite_retention import RETENTION
 
 _MATH = Sampling(samples=64, temperature=0.6, top_p=0.95, max_new_tokens=32_768)
+_RELEASES = ("test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7)))
+"""Files of LiveCodeBench, a release each; its repository loads by a program of its own, which is not run."""
 _CODE = Sampling(samples=3, temperature=0.7, top_p=1.0, max_new_tokens=32_768)
 
 
@@ -39,11 +41,11 @@ REASONING = Suite(
             "livecodebench",
             "LiveCodeBench, code generation",
             "code",
-            Hub(id="livecodebench/code_generation_lite", split="test"),
+            Hub(id="livecodebench/code_generation_lite", split="test", files=_RELEASES),
             None,
             "CC (as the set states)",
             verifier="tests",
-            note="the study does not say which release; runs programs, so it needs a sandbox",
+            note="all six releases, the study does not say which; runs programs, so it needs a sandbox",
         ),
         _sampled(
             "codeforces",
@@ -53,7 +55,7 @@ REASONING = Suite(
             None,
             "CC-BY-4.0",
             verifier="tests",
-            note="which problems the study took is not said; runs programs, so it needs a sandbox",
+            note="problems with checkers of their own are left out, counted; the study does not name its; needs a sandbox",
         ),
         _sampled(
             "aime24",
