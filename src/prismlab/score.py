@@ -197,10 +197,19 @@ def read_rows(path: Path) -> list[SampleRow]:
     Raises:
         DataError: the file is missing, is no Parquet file, or has other columns.
     """
+    return read_as(path, SCHEMA, "sample rows")
+
+
+def read_as(path: Path, schema: pa.Schema, what: str) -> list[dict[str, Any]]:
+    """Rows of a Parquet file that has the columns of ``schema``; ``what`` they are called in a message.
+
+    Raises:
+        DataError: the file is missing, is no Parquet file, or has other columns.
+    """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as sample rows: {error}") from error
-    if table.schema.names != SCHEMA.names:
-        raise DataError(f"{path}: its columns are not those of sample rows: {', '.join(table.schema.names)}")
+        raise DataError(f"{path}: cannot be read as {what}: {error}") from error
+    if table.schema.names != schema.names:
+        raise DataError(f"{path}: its columns are not those of {what}: {', '.join(table.schema.names)}")
     return table.to_pylist()

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from prismlab.errors import CheckpointError, StageError
-from prismlab.evaluate.loglik import Encoder, LogLikelihoods, Tokens, shared_beginning
+from prismlab.evaluate import trees
+from prismlab.evaluate.encoded import Encoder, Tokens, shared_beginning
+from prismlab.evaluate.loglik import LogLikelihoods
 from prismlab.micro.models import build_model, tiny_config
 from prismlab.model.tokens import build_byte_tokenizer
 
@@ -54,9 +56,15 @@ def plain(model: Any, context: str, continuation: str, positions: int) -> tuple[
 
 
 @pytest.mark.parametrize("arch", ["llama", "mistral-swa", "granite", "granite4", "granite4-h", "nemotron-h"])
-@pytest.mark.parametrize("forward", [None, 64])
-def test_equals_a_plain_pass_of_each_choice(arch: str, forward: int | None) -> None:
+@pytest.mark.parametrize(("forward", "way"), [(None, "trees"), (64, "trees"), (None, "cache"), (64, "cache")])
+def test_equals_a_plain_pass_of_each_choice(
+    arch: str, forward: int | None, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = model_of(arch)
+    # Models with a recurrent state have neither; of the others each goes both ways.
+    assert trees.fits(model) == (arch not in ("granite4-h", "nemotron-h"))
+    if way == "cache":
+        monkeypatch.setattr(trees, "fits", lambda model: False)
     # Longer than the window of mistral-swa, so that a cache has to forget.
     long = [[(TEXT * 3, f" {word}") for word in ("goes home", "stays", "goes away at last")]]
     items = [*ITEMS, *long]
@@ -67,6 +75,70 @@ def test_equals_a_plain_pass_of_each_choice(arch: str, forward: int | None) -> N
             wanted, count = plain(exact, context, continuation, 512)
             assert value == pytest.approx(wanted, rel=1e-5)
             assert tokens == count
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_classes_beyond_the_study_s(kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=258, intermediate_size=64, head_dim=8, **sizes)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    engine = LogLikelihoods(model, build_byte_tokenizer())
+    found = engine.of(ITEMS)
+    assert engine.tokens_run == distinct_tokens(ITEMS)
+    exact = model.double()
+    for item, values in zip(ITEMS, found, strict=True):
+        for (context, continuation), (value, _) in zip(item, values, strict=True):
+            assert value == pytest.approx(plain(exact, context, continuation, 512)[0], rel=1e-5)
+
+
+def distinct_tokens(items: Sequence[Sequence[tuple[str, str]]]) -> int:
+    """Tokens of items when what all choices begin with is run once, and each distinct choice's own rest once."""
+    total = 0
+    for item in items:
+        texts = {(context + continuation if context else "\x00" + continuation)[:-1] for context, continuation in item}
+        first, last = min(texts), max(texts)
+        shared = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        total += shared + sum(len(text) - shared for text in texts)
+    return total
+
+
+def test_trees_run_no_token_twice_and_none_for_nothing() -> None:
+    engine = LogLikelihoods(model_of("llama"), build_byte_tokenizer())
+    engine.of(ITEMS)
+    assert engine.tokens_run == distinct_tokens(ITEMS)
+
+
+def test_what_runs_beside_an_item_changes_no_bit_of_it() -> None:
+    engine = LogLikelihoods(model_of("llama"), build_byte_tokenizer())
+    other = [[(a.swapcase(), b.swapcase()) for a, b in item] for item in ITEMS[2:]]
+    assert engine.of([*ITEMS[:2], *other])[:2] == engine.of(ITEMS)[:2]
+
+
+def test_the_model_is_left_as_it_is() -> None:
+    model = model_of("llama")
+    LogLikelihoods(model, build_byte_tokenizer()).of(ITEMS)
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(IndexError):
+        trees.logits_of(model, [trees.Tree((300,), ())], torch.tensor([0]))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_class_that_keeps_arguments_to_itself_is_noticed() -> None:
+    model = model_of("llama")
+    model.set_attn_implementation(trees.NAME)
+    with pytest.raises(TypeError, match="LlamaAttention does not hand 'trees' on"):
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_rotations_that_go_by_the_longest_position_are_not_run_as_trees(rope: str) -> None:
+    model = model_of("llama")
+    assert trees.fits(model)
+    model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": rope}
+    assert not trees.fits(model)
 
 
 def test_what_is_longer_than_the_positions_loses_tokens_on_the_left() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -194,8 +195,11 @@ def rows_of(benchmark: Benchmark, task: str, samples: Sequence[Mapping[str, Any]
     return rows
 
 
-def _number(task: str, metric: str, sample: Mapping[str, Any]) -> float:
+def _number(task: str, metric: str, sample: Mapping[str, Any]) -> float | None:
+    """A sample's score; None where the harness has nan, as of mc2 where no answer's probability is above 0 for it."""
     value = sample.get(metric)
+    if isinstance(value, (float, np.floating)) and math.isnan(value):
+        return None
     if isinstance(value, (bool, int, float, np.number)) and 0.0 <= float(value) <= 1.0:
         return float(value)
     there = ", ".join(str(name) for name in sample.get("metrics", ()))
@@ -206,7 +210,7 @@ def _number(task: str, metric: str, sample: Mapping[str, Any]) -> float:
 
 
 def _row(
-    benchmark: Benchmark, name: str, task: str, sample: Mapping[str, Any], number: int, score: float
+    benchmark: Benchmark, name: str, task: str, sample: Mapping[str, Any], number: int, score: float | None
 ) -> dict[str, Any]:
     """One row. The harness keeps no tokens of a response: ``tokens`` and ``nll`` are null."""
     asked = sample["arguments"]
@@ -228,8 +232,8 @@ def _row(
         "finished": None,
         "nll": None,
         "score": score,
-        "verdict": "right" if score == 1.0 else "wrong",
-        "reason": "",
+        "verdict": "no_verdict" if score is None else "right" if score == 1.0 else "wrong",
+        "reason": "lm-evaluation-harness gives nan" if score is None else "",
         "form_ok": None,
     }
 

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prismlab.errors import DataError
 from prismlab.evaluate.sampled import Score, aggregate, mean_of, task_score
 from prismlab.evaluate.sets import ChoiceItem
 from prismlab.evaluate.suite_base import Benchmark, Suite
+from prismlab.score import read_as
 
 ChoiceRow = dict[str, Any]
 """One item, with the columns of ``SCHEMA``."""
@@ -138,13 +138,7 @@ def read_choices(path: Path) -> list[ChoiceRow]:
     Raises:
         DataError: the file is missing, is no Parquet file, or has other columns.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as judged items: {error}") from error
-    if table.schema.names != SCHEMA.names:
-        raise DataError(f"{path}: its columns are not those of judged items: {', '.join(table.schema.names)}")
-    return table.to_pylist()
+    return read_as(path, SCHEMA, "judged items")
 
 
 def other_measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

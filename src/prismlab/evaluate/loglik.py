@@ -1,14 +1,13 @@
 """Log-likelihoods of choices, with the computation of what choices share done once.
 
-What a model is given is what lm-evaluation-harness gives it (its ``TemplateLM.loglikelihood`` and ``HFLM``): context
-and continuation are encoded together and cut where the context's own tokens end; white space at a context's end goes
-over to the continuation; an empty context is the start token; what is longer than the model's positions loses tokens
-on the left. So the numbers can be laid beside any that were made with it.
-
-The choices of one item mostly begin alike. A forward pass over the beginning that all of them share fills a cache, the
+The choices of one item mostly begin alike. Where the model allows it (``trees``), items run as trees of tokens, several
+in a row, none of their tokens twice. Else a forward pass over the beginning that all choices share fills a cache, the
 cache is repeated for the choices, and each choice's own rest is run on it. Items whose shared beginnings are about
 equally long run together, and share exactly as many tokens as the shortest of them: so no beginning is padded, and
 neither masks nor positions need be told to a model. Rests are padded at their end, where a causal model cannot look.
+
+Sums, and the logarithms of the sums of exponents, are made in float64: of a hundred tokens added up in float32 the last
+digits are noise, and TruthfulQA's mc2 takes an exponent of that sum.
 """
 
 from __future__ import annotations
@@ -16,41 +15,31 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from prismlab.errors import CheckpointError, StageError, shown
+from prismlab.errors import StageError
+from prismlab.evaluate import trees
+from prismlab.evaluate.encoded import Encoder, Tokens, shared_beginning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORWARD_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens a forward pass over rests, by kind of device; beginnings, which are equally long, get four times as many."""
-FORWARD_LOGITS = 2**25
-"""Logits a forward pass (128 MiB in float32), unless one row alone needs more."""
+TREE_TOKENS = 1024
+"""Tokens a forward pass over trees: of so many a layer's numbers stay in a core's cache at a width of some hundreds."""
+FORWARD_LOGITS = 2**24
+"""Logits a forward pass (128 MiB in float64), unless one item or row alone needs more."""
 SLACK = 24
 """Tokens by which shared beginnings of one group may differ: so many are run again for each choice."""
 SHORTEST = 8
 """A shared beginning of fewer tokens is not worth a pass of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """One choice."""
-
-    ids: tuple[int, ...]
-    """Context and continuation, cut on the left to the model's positions and one more (the last is only predicted)."""
-    scored: int
-    """How many tokens at the end are the continuation."""
-
-    @property
-    def first(self) -> int:
-        """Place of the token that predicts the first scored one."""
-        return len(self.ids) - self.scored - 1
 
 
 def positions_of(model: PreTrainedModel) -> int | None:
@@ -60,85 +49,6 @@ def positions_of(model: PreTrainedModel) -> int | None:
         if (found := getattr(config, name, None)) is not None:
             return int(found)
     return None
-
-
-class Encoder:
-    """Pairs of context and continuation to tokens, many at a time."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: int | None) -> None:
-        """
-        Args:
-            tokenizer: the model's.
-            positions: of the model; None for no limit.
-
-        Raises:
-            CheckpointError: the tokenizer has neither a start nor an end token to stand before an empty context.
-        """
-        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        if start is None:
-            raise CheckpointError("the tokenizer has no start and no end token; set 'eos_token' in its config")
-        self._tokenizer = tokenizer
-        self._start = cast("int", start)
-        self._start_text = cast("str", tokenizer.decode([self._start]))
-        self._positions = positions
-
-    def _encode(self, texts: Sequence[str]) -> dict[str, list[int]]:
-        """Tokens of each distinct text; one that begins with the start token's text gets no second one."""
-        known: dict[str, list[int]] = {}
-        distinct = list(dict.fromkeys(texts))
-        for special in (True, False):
-            some = [text for text in distinct if text.startswith(self._start_text) != special]
-            if some:
-                ids = cast("Any", self._tokenizer(some, add_special_tokens=special))["input_ids"]
-                known |= dict(zip(some, ids, strict=True))
-        return known
-
-    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
-        """Each (context, continuation) as tokens.
-
-        Raises:
-            StageError: a continuation has no token, or more than the model has positions.
-        """
-        settled: list[tuple[str, str]] = []
-        for context, continuation in pairs:
-            bare = context.rstrip()
-            settled.append((bare, context[len(bare) :] + continuation) if context else ("", continuation))
-        known = self._encode([text for c, t in settled for text in ((c, c + t) if c else ())])
-        # Behind the start token the harness encodes a continuation bare.
-        alone = {t for c, t in settled if not c}
-        bare_ids = {t: cast("Any", self._tokenizer(t, add_special_tokens=False))["input_ids"] for t in alone}
-        return [self._one(c, t, known, bare_ids) for c, t in settled]
-
-    def _one(
-        self, context: str, continuation: str, known: Mapping[str, list[int]], bare: Mapping[str, list[int]]
-    ) -> Tokens:
-        if context:
-            head = known[context]
-            tail = known[context + continuation][len(head) :]
-        else:
-            head, tail = [self._start], bare[continuation]
-            if tail[:1] == head:
-                tail = tail[1:]
-        if not tail or not head:
-            raise StageError(f"the choice {shown(continuation, 60)!r} has no token of its own; leave its item out")
-        if self._positions is not None and len(tail) > self._positions:
-            raise StageError(
-                f"a choice has {len(tail)} tokens, the model {self._positions} positions; leave such items out or take "
-                "a model with more positions"
-            )
-        tokens = [*head, *tail]
-        kept = tokens if self._positions is None else tokens[-(self._positions + 1) :]
-        return Tokens(tuple(kept), len(tail))
-
-
-def shared_beginning(choices: Sequence[Tokens]) -> int:
-    """How many tokens all choices of an item begin with and give to the model."""
-    shortest = min((choice.ids for choice in choices), key=len)
-    end = len(shortest) - 1
-    for choice in choices:
-        if choice.ids[:end] != shortest[:end]:
-            end = next(at for at in range(end) if choice.ids[at] != shortest[at])
-    return end
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +77,8 @@ class LogLikelihoods:
         Args:
             model: a causal language model in evaluation mode.
             tokenizer: the model's.
-            forward_tokens: most tokens a forward pass over rests, unless one row alone has more; None for
-                ``FORWARD_TOKENS``.
+            forward_tokens: most tokens a forward pass over trees or rests, unless one item or row alone has more; None
+                for ``TREE_TOKENS`` and ``FORWARD_TOKENS``.
 
         Raises:
             CheckpointError: the tokenizer has neither a start nor an end token.
@@ -179,7 +89,10 @@ class LogLikelihoods:
         """Tokens that went through the model so far, padding included."""
         self._keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         self._shares = not getattr(type(model), "_is_stateful", False)
+        self._window = trees.window_of(model) if trees.fits(model) else 0
+        """Tokens of the longest text that may be part of a tree."""
         vocabulary = int(model.config.get_text_config().vocab_size)
+        self._tree_tokens, self._tree_rows = forward_tokens or TREE_TOKENS, max(1, FORWARD_LOGITS // vocabulary)
         most = forward_tokens or FORWARD_TOKENS.get(model.device.type, FORWARD_TOKENS["cpu"])
         self._rest_tokens = max(1, min(most, FORWARD_LOGITS // vocabulary))
         self._beginning_tokens = 4 * most if self._keeps else self._rest_tokens
@@ -198,7 +111,13 @@ class LogLikelihoods:
         flat = iter(self.encoder.pairs([pair for item in items for pair in item]))
         encoded = [[next(flat) for _ in item] for item in items]
         found = [[0.0] * len(item) for item in encoded]
-        for split, group in self._groups(encoded):
+        short = [all(len(choice.ids) - 1 <= self._window for choice in item) for item in encoded]
+        for pack in self._packs([trees.planted(at, encoded[at]) for at, fits in enumerate(short) if fits]):
+            self._run_trees(pack, found)
+        for at, item in enumerate(encoded):
+            # Of choices that are equal one was run, so that they are equally likely to the last bit.
+            found[at] = [found[at][item.index(choice)] for choice in item]
+        for split, group in self._groups(encoded, [at for at, fits in enumerate(short) if not fits]):
             self._run(split, group, encoded, found)
         if not all(math.isfinite(value) for values in found for value in values):
             raise StageError("a log-likelihood is NaN or infinite: the model's weights are broken")
@@ -207,14 +126,46 @@ class LogLikelihoods:
             for values, item in zip(found, encoded, strict=True)
         ]
 
-    def _groups(self, encoded: Sequence[Sequence[Tokens]]) -> Iterator[tuple[int, list[int]]]:
+    def _packs(self, items: Sequence[trees.Planted]) -> Iterator[list[trees.Planted]]:
+        """Items that run together as trees, in their order: how long they are does not matter."""
+        pack: list[trees.Planted] = []
+        tokens = rows = 0
+        for item in items:
+            more, wanted = item.tree.tokens, sum(len(places) for _, places, _ in item.scored)
+            if pack and (tokens + more > self._tree_tokens or rows + wanted > self._tree_rows):
+                yield pack
+                pack, tokens, rows = [], 0, 0
+            pack.append(item)
+            tokens, rows = tokens + more, rows + wanted
+        if pack:
+            yield pack
+
+    def _run_trees(self, pack: Sequence[trees.Planted], found: list[list[float]]) -> None:
+        """Set the log-likelihoods of the items of one forward pass."""
+        scored: list[tuple[int, int, np.ndarray[Any, Any], tuple[int, ...]]] = []
+        start = 0
+        for item in pack:
+            scored += [(item.item, place, start + places, targets) for place, places, targets in item.scored]
+            start += item.tree.tokens
+        self.tokens_run += start
+        # What predicts the first token of several choices is one row of logits.
+        wanted, rows = np.unique(np.concatenate([places for _, _, places, _ in scored]), return_inverse=True)
+        logits = trees.logits_of(self.model, [item.tree for item in pack], torch.from_numpy(wanted))
+        sums = torch.cat([part.double().logsumexp(dim=-1) for part in logits.split(self._tree_rows)])
+        row = torch.from_numpy(rows)
+        targets = torch.tensor([target for *_, some in scored for target in some])
+        values = (logits[row, targets].double() - sums[row]).split([len(some) for *_, some in scored])
+        for (item_at, place, _, _), value in zip(scored, values, strict=True):
+            found[item_at][place] = float(value.sum())
+
+    def _groups(self, encoded: Sequence[Sequence[Tokens]], items: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Items that run together, with the number of tokens that each shares among its choices (0: all run whole)."""
-        shared = [shared_beginning(item) if self._shares else 0 for item in encoded]
-        alone = [at for at, n in enumerate(shared) if n < SHORTEST]
+        shared = {at: shared_beginning(encoded[at]) if self._shares else 0 for at in items}
+        alone = [at for at, n in shared.items() if n < SHORTEST]
         if alone:
             yield 0, alone
         group: list[int] = []
-        for at in sorted((at for at, n in enumerate(shared) if n >= SHORTEST), key=lambda at: shared[at]):
+        for at in sorted((at for at, n in shared.items() if n >= SHORTEST), key=lambda at: shared[at]):
             split = shared[group[0]] if group else 0
             if group and (shared[at] > split + SLACK or (len(group) + 1) * split > self._beginning_tokens):
                 yield split, group
@@ -246,14 +197,13 @@ class LogLikelihoods:
             found[row.item][place] = found[row.item][row.place]
 
     def _logits(self, ids: torch.Tensor, cache: DynamicCache | None, keep: int) -> torch.Tensor:
-        """Logits, in float32 at least, of the last ``keep`` positions, [rows, keep, vocabulary]; the cache grows."""
+        """Logits, in float64, of the last ``keep`` positions, [rows, keep, vocabulary]; the cache grows."""
         self.tokens_run += ids.numel()
         given: dict[str, Any] = {"logits_to_keep": keep} if self._keeps else {}
         if cache is not None and cache.get_seq_length() and all(type(layer) is DynamicLayer for layer in cache.layers):
             given["attention_mask"] = _causal(ids.shape[1], cache.get_seq_length(), self.model)
         out = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None, **given)
-        logits = out.logits[:, -keep:]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return out.logits[:, -keep:].double()
 
     def _beginnings(
         self, split: int, rows: Sequence[_Row], starts: Sequence[tuple[int, ...]], found: list[list[float]]
@@ -268,7 +218,7 @@ class LogLikelihoods:
             index = torch.tensor(
                 [(row.row, at - split + keep, row.choice.ids[at + 1]) for row, at in wanted], device=ids.device
             )
-            values = logs[index[:, 0], index[:, 1], index[:, 2]].double().tolist()
+            values = logs[index[:, 0], index[:, 1], index[:, 2]].tolist()
             for (row, _), value in zip(wanted, values, strict=True):
                 found[row.item][row.place] += value
         return cache
@@ -304,7 +254,7 @@ class LogLikelihoods:
         starts = torch.tensor([row.choice.first - split for row in batch], device=device)
         ends = torch.tensor([len(row.choice.ids) - 1 - split for row in batch], device=device)
         scored = (places >= starts[:, None]) & (places < ends[:, None])
-        sums = logs.double().masked_fill(~scored, 0.0).sum(dim=1).tolist()
+        sums = logs.masked_fill(~scored, 0.0).sum(dim=1).tolist()
         for row, value in zip(batch, sums, strict=True):
             found[row.item][row.place] += value
 

@@ -16,7 +16,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "scoring": ("prismlab.rl.prompts:run_scoring", 3),
     "prompts": ("prismlab.rl.prompts:run_prompts", 1),
     "rl": ("prismlab.rl.train:run", 3),
-    "evaluation": ("prismlab.evaluate.stage:run", 5),
+    "evaluation": ("prismlab.evaluate.stage:run", 6),
     "weights": ("prismlab.analyse.weights:run", 2),
     "direction": ("prismlab.analyse.direction:run", 3),
     "states": ("prismlab.analyse.states:run", 1),
