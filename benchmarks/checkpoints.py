@@ -5,7 +5,9 @@
 Pairs of bfloat16 checkpoints of 0.58 and 2.3 billion parameters are made under ``--dir`` by ``pairs.py`` unless they
 are there. Every figure is the median over ``--runs`` runs, ours and the peer's in turn, page cache warm (each file is
 read once before). *Work* leaves imports out on both sides and, for ours, the loading of compiled code; *process* is the
-whole command, start included. Peak memory is the largest resident set of the process, mapped pages included. *Cold*
+whole command, start included. One pass finds the measures of the paper and those beyond it, so one time stands beside
+what is asked of either; seconds of the processor, and of the same reads with nothing done to what was read, tell what
+bounds it. Peak memory is the largest resident set of the process, mapped pages included. *Cold*
 drops the files' pages first and compares with ``cat old new > /dev/null``.
 """
 
@@ -28,17 +30,38 @@ import pairs
 
 HERE = Path(__file__).parent
 ASKED = {"paper": 60.0, "all": 40.0, "process": 20.0, "cold": 0.9, "memory_mb": 400.0, "scaling": 4.3}
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 OURS_A_ROUND = 3
 """Runs of ours for one of the peer, which takes a minute: the median of a third of a second needs more of them."""
 OURS = """
-import json, sys, time
+import json, os, sys, time
+from pathlib import Path
 from prismlab.analyse.weights import diff
-old, new, warm_old, warm_new = sys.argv[1:5]
+from prismlab.arith.fold import fold
+from prismlab.arith.kernels import chunk_size
+from prismlab.arith.parts import lay_out
+old, new, warm_old, warm_new = map(Path, sys.argv[1:5])
 thresholds = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+class Nothing:
+    def add(self, other):
+        pass
+
+def timed(work):
+    began, before = time.perf_counter(), os.times()
+    found = work()
+    after = os.times()
+    spent = {"user": after.user - before.user, "system": after.system - before.system}
+    return found, {"seconds": time.perf_counter() - began, **spent}
+
+def read():
+    for _ in fold(lay_out({"old": old, "new": new}).parts, lambda *arrays: Nothing(), size=chunk_size("numba")):
+        pass
+
 diff(warm_old, warm_new, thresholds)  # loads the compiled code
-began = time.perf_counter()
-found = diff(old, new, thresholds)
-print(json.dumps({"seconds": time.perf_counter() - began, "kernel": found["kernel"], "total": found["total"]}))
+found, spent = timed(lambda: diff(old, new, thresholds))
+_, reading = timed(read) if len(sys.argv) > 5 else (None, {})
+print(json.dumps({**spent, "reading": reading, "kernel": found["kernel"], "total": found["total"]}))
 """
 
 
@@ -89,9 +112,12 @@ def measure(pair: tuple[Path, Path], warm: tuple[Path, Path], runs: int) -> dict
     figures: dict[str, Any] = {}
     for _ in range(runs):
         for _ in range(OURS_A_ROUND):
-            work = run([sys.executable, "-c", OURS, *map(str, (*pair, *warm))])
+            work = run([sys.executable, "-c", OURS, *map(str, (*pair, *warm)), "and reading alone"])
             inner = json.loads(work["printed"])
             note("ours_work", inner["seconds"])
+            note("ours_user", inner["user"])
+            note("ours_system", inner["system"])
+            note("reading_alone", inner["reading"]["seconds"])
         whole = run(ours_command(*pair))
         note("ours_process", whole["process"])
         note("ours_peak_mb", max(work["peak_mb"], whole["peak_mb"]))
@@ -180,11 +206,18 @@ def report(
             "times_faster_work": ratio,
             "times_faster_process": one["usual_process"] / one["ours_process"],
             "share_of_memory_read_rate": volume / one["ours_work"] / rate,
+            "cores_busy": (one["ours_user"] + one["ours_system"]) / one["ours_work"],
+            "reading_alone_share": one["reading_alone"] / one["ours_work"],
         }
         print(f"\n{size:g}B parameters, {volume:.2f} GB of input, kernel {one['kernel']}")
         print(
             f"  work     ours {one['ours_work']:7.3f} s ({volume / one['ours_work']:5.2f} GB/s, with ULP and signs)   "
             f"usual {one['usual_work']:7.2f} s   {ratio:6.1f} times (asked 60 / 40)"
+        )
+        busy = (one["ours_user"] + one["ours_system"]) / one["ours_work"]
+        print(
+            f"  ours: {one['ours_user']:.3f} s of a processor counting, {one['ours_system']:.3f} s reading: "
+            f"{busy:.2f} of {CORES} cores busy; the reads alone take {one['reading_alone']:.3f} s"
         )
         print(
             f"  process  ours {one['ours_process']:7.3f} s   usual {one['usual_process']:7.2f} s   "

@@ -224,8 +224,19 @@ def test_options_that_are_wrong_are_named(
 
 
 def test_weights_within_a_millionth_of_one_pass(tmp_path: Path) -> None:
-    a = checkpoint(tmp_path / "a", 0)
-    merge_linear([(a, 0.5), (a, 0.5 + 5e-7)], tmp_path / "out")
+    """They are taken as they are given, not brought to a sum of 1; beyond a millionth they are refused."""
+    a, weights = checkpoint(tmp_path / "a", 0), (0.5, 0.5 + 5e-7)
+    record = merge_linear([(a, weight) for weight in weights], tmp_path / "out", "float64")
+    assert [source["weight"] for source in record["sources"]] == list(weights)
+    before, after = load_file(a / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    assert set(after) == set(before)
+    for name, tensor in after.items():
+        old = before[name].double()
+        assert torch.equal(tensor, weights[0] * old + weights[1] * old)
+        assert torch.equal(tensor != old, old != 0)
+    with pytest.raises(SpecError, match=r"the weights sum to 1\.000002, not 1"):
+        merge_linear([(a, 0.5), (a, 0.5 + 2e-6)], tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_integers_are_copied_where_they_agree(tmp_path: Path) -> None:

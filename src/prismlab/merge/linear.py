@@ -71,7 +71,7 @@ def _check_weights(parents: Sequence[Parent], allow_unnormalised: bool) -> None:
             raise SpecError(f"{parent.name}: the weight {parent.weight} is not a finite number")
     total = math.fsum(parent.weight for parent in parents)
     if abs(total - 1.0) > TOLERANCE and not allow_unnormalised:
-        raise SpecError(f"the weights sum to {total:g}, not 1: mend them, or allow it with --unnormalised")
+        raise SpecError(f"the weights sum to {total:.9g}, not 1: mend them, or allow it with --unnormalised")
 
 
 def _source(parent: Parent, family: Family, at: int) -> dict[str, Json]:
@@ -141,21 +141,26 @@ def merge_linear(
     most = parse_size(max_shard_size)
     check_target(Path(out))
     plan = _plan(family, dtype, most, chosen)
-    kernel = kernel or choose(plan.elements)
-    record = {**(about or {}), **_record(plan, dtype, kernel)}
+    record = {**(about or {}), **_record(plan, dtype, kernel or choose(plan.elements))}
     bar = progress or Silent()
-    with built_whole(Path(out)) as folder:
+    _write(plan, Path(out), record, threads, bar)
+    for text in plan.notes:
+        bar.note(text)
+    return record
+
+
+def _write(plan: _Plan, out: Path, record: dict[str, Json], threads: int, bar: Progress) -> None:
+    """Write everything, and into the record (and the notes) what was seen on the way."""
+    weights = [parent.weight for parent in plan.parents]
+    with built_whole(out) as folder:
         _check_room(folder, record["bytes"])
-        weights = [parent.weight for parent in family]
-        strange = merge_files(folder, plan.shards, plan.slots, plan.family.tensors, weights, kernel, threads, bar)
+        work = (folder, plan.shards, plan.slots, plan.family.tensors, weights)
+        strange = merge_files(*work, record["kernel"], threads, bar)
         if strange:
             plan.notes.append(f"{sum(strange.values()):,} results are NaN or infinite, in {len(strange)} tensors")
         record["nonfinite"] = strange
         write_index(folder, plan.shards)
-        _write_beside(plan, dtype, folder, record)
-    for text in plan.notes:
-        bar.note(text)
-    return record
+        _write_beside(plan, record["dtype"], folder, record)
 
 
 def _plan(parents: list[Parent], dtype: str, most: int, chosen: int | None) -> _Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,29 +75,28 @@ def diff(
             from prismlab.analyse.rounding import rounding
 
             found[rest[0]].metrics["rounding"] = rounding(folders[old], news[rest[0]], master, thresholds, progress)
-    facts = {"thresholds": sorted(thresholds), "seconds": seconds}
-    record = _record(folders, found, direction, facts, by)
+    record = _record(folders, found, direction, {"thresholds": sorted(thresholds), "seconds": seconds}, by)
     notes = text.notes(found, thresholds)
     if svd is None:
         notes.append(text.speed_note(found, seconds, threads or default_threads()))
-
-    def figures() -> list[Drawing]:
-        from prismlab.tools.diff_figures import drawings
-
-        return drawings(found, direction)
-
     show.emit(
         "diff",
         record,
         text.tables(old, found, thresholds, by) + text.direction_tables(direction) + text.spectra_tables(found),
         title=f"{old} → {', '.join(rest)}",
         notes=notes,
-        figures=figures,
-        parquet=lambda: _parquet(found),
+        figures=partial(_figures, found, direction),
+        parquet=partial(_parquet, found),
         out=out,
         as_json=as_json,
     )
     return record
+
+
+def _figures(found: Mapping[str, Found], direction: Mapping[str, Any] | None) -> list[Drawing]:
+    from prismlab.tools.diff_figures import drawings
+
+    return drawings(found, direction)
 
 
 def _check(checkpoints: Sequence[str], by: str | None, master: Path | None, device: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,22 +85,28 @@ def merge(
             threads=threads,
             progress=progress,
         )
-    table = show.Table(
-        head=["checkpoint", "weight", "bytes", "revision"],
-        rows=[
-            [
-                source["name"],
-                f"{source['weight']:g}",
-                f"{sum(file['bytes'] for file in source['files']):,}",
-                source["revision"] or show.NONE,
-            ]
-            for source in record["sources"]
-        ],
-        title=f"{show.count(record['elements'])} elements, {record['bytes']:,} bytes written to {out}",
-    )
+    show.emit("merge", record, [_table(record, out)], title="merge", notes=[_made(record)], as_json=as_json)
+    return record
+
+
+def _table(record: Mapping[str, Json], out: Path) -> show.Table:
+    """What was merged, a row a checkpoint."""
+    rows = [
+        [
+            source["name"],
+            f"{source['weight']:g}",
+            f"{sum(file['bytes'] for file in source['files']):,}",
+            source["revision"] or show.NONE,
+        ]
+        for source in record["sources"]
+    ]
+    title = f"{show.count(record['elements'])} elements, {record['bytes']:,} bytes written to {out}"
+    return show.Table(head=["checkpoint", "weight", "bytes", "revision"], rows=rows, title=title)
+
+
+def _made(record: Mapping[str, Json]) -> str:
+    """Which files were written, and whose config and tokenizer are beside them."""
     files = record["files"]
     some = files[0] if len(files) == 1 else f"{files[0]} to {files[-1]} and their index"
     taken = record["tokenizer"] or "no checkpoint"
-    note = f"weights: {some}; config from {record['config']}, tokenizer from {taken}; what it is made of: merge.json"
-    show.emit("merge", record, [table], title="merge", notes=[note], as_json=as_json)
-    return record
+    return f"weights: {some}; config from {record['config']}, tokenizer from {taken}; what it is made of: merge.json"
