@@ -45,6 +45,20 @@ STEPS = Table(
 )
 
 
+def test_an_interval_loses_no_bound_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns numbers stay whole, at 60 they break: no digit is cut off."""
+    head = ["benchmark", "verdict", "reference", "new", "change", "95% interval", "margin", "items", "items needed"]
+    row = ["truthfulqa-mc2", "undecided", "57.5", "55.0", "-2.5", "-17.9 to +13.0", "5", "80", "228,197"]
+    for width in ("80", "60"):
+        monkeypatch.setenv("COLUMNS", width)
+        stream = Terminal()
+        show.print_tables([show.Table(head=head, rows=[row], words=2)], stream=stream)
+        text = ANSI.sub("", stream.getvalue())
+        assert sorted(re.findall(r"\d", text)) == sorted(re.findall(r"\d", " ".join([*head, *row]))), text
+        assert width == "60" or all(bound in text for bound in ("-17.9", "+13.0", "228,197")), text
+        assert max(map(len, text.splitlines())) <= int(width)
+
+
 def lines(tables: list[Table], stream: io.StringIO, notes: tuple[str, ...] = ()) -> list[str]:
     show.print_tables(tables, notes, stream)
     return stream.getvalue().splitlines()

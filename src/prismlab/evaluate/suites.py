@@ -55,7 +55,7 @@ REASONING = Suite(
             None,
             "CC-BY-4.0",
             verifier="tests",
-            note="problems with checkers of their own are left out, counted; the study does not name its; needs a sandbox",
+            note="problems that need a checker are left out; which the study took is not said; needs a sandbox",
         ),
         _sampled(
             "aime24",

@@ -255,5 +255,9 @@ def axes_of(readings: Readings, gain: str | None, loss: str | None) -> tuple[Axi
 def _parts(readings: Readings, evaluation: str, option: str) -> dict[str, float]:
     tasks = _tasks(readings, evaluation)
     if not tasks:
-        raise SpecError(f"{option} {shown(evaluation, 60)}: nothing of it is built, or it has no tasks")
+        what = "the gain" if option == "--gain" else "what may be lost"
+        raise SpecError(
+            f"evaluation {shown(evaluation, 60)!r} ({what}, {option} names another): it has no tasks, or nothing of it "
+            "is built for this version of the study; 'prism run' builds it"
+        )
     return _weights(readings.study, tasks)

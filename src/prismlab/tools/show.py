@@ -149,13 +149,13 @@ def _print_table(console: Console, stream: TextIO, table: Table) -> None:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for k, head in enumerate(table.head):
         if k < table.words:
-            grid.add_column(Text(head), justify="left", vertical="bottom", overflow="fold")
+            grid.add_column(Text(head), justify="left", vertical="top", overflow="fold")
         else:
             # Broken at every space, so that the number decides the width.
-            grid.add_column(Text(head.replace(" ", "\n")), justify="right", vertical="bottom", overflow="fold")
+            grid.add_column(Text(head.replace(" ", "\n")), justify="right", vertical="top", overflow="fold")
     for k, row in enumerate(table.rows):
-        cells = [Text(cell, no_wrap=at >= table.words) for at, cell in enumerate(row)]
-        grid.add_row(*cells, style="bold" if k in table.strong else None)
+        # What does not fit breaks, at its blanks first: a number that is cut off would be another number.
+        grid.add_row(*(Text(cell) for cell in row), style="bold" if k in table.strong else None)
     if table.title:
         console.print(Text(table.title, style="bold"))
     if not console.is_terminal and _natural(table) > console.width:
