@@ -1,13 +1,15 @@
 """Sampling against trl's default generation, and a GRPO step of ours against trl alone with the same generation.
 
-    python benchmarks/rl.py --out benchmarks/results/rl.json
+    python benchmarks/rl.py --checkpoint MODEL --out benchmarks/results/rl.json
 
 Sampling: the micro study's model with 16 samples a prompt, by ``TransformersSampler`` and by what trl does by default
 (``generate`` on prompts repeated 16 times, padded on the left), in turn. Step: a training of ours with everything that
 the stage adds (responses and rewards on disk, penalties, metrics rows, truncated ratio) against ``GRPOTrainer`` with
 the same rewards and settings, both given the same responses by a sampler that has them ready, so that what is compared
-is all but the generation, and that is added to both from the measurement before. CPU seconds and wall time of one
-thread are printed; wall time means something on a machine that does nothing else: its load is in the record.
+is all but the generation, and that is added to both from the measurement before. Sides take turns, the one that begins
+changes from round to round, and a ratio is the median over the rounds' own ratios. CPU seconds and wall time of one
+thread are printed; wall time means something on a machine that does nothing else: its load is in the record. Without
+``--checkpoint`` the model is a fresh one, whose responses do not end: then few rows leave early on either side.
 """
 
 from __future__ import annotations
@@ -70,6 +72,11 @@ def prepare(folder: Path, trained: Path | None) -> None:
     items = [micro_item("micro", one) for group in zip(*drawn, strict=True) for one in group]
     rows = [{**item.to_json(), "correct": 1, "samples": 16} for item in items]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def turned(sides: tuple[Any, ...], round_: int) -> tuple[Any, ...]:
+    """The sides in the order of this round."""
+    return sides[::-1] if round_ % 2 else sides
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
@@ -169,7 +176,7 @@ def sampling(folder: Path, rounds: int) -> dict[str, Any]:
             drawn["trl"] += [len(one) for one in ids]
 
         for round_ in range(rounds + 1):
-            for name, work in (("ours", ours), ("trl", theirs)):
+            for name, work in turned((("ours", ours), ("trl", theirs)), round_):
                 seconds = timed(work)
                 if round_:
                     held[name].append(seconds)
@@ -183,13 +190,15 @@ def sampling(folder: Path, rounds: int) -> dict[str, Any]:
             "cpu_seconds": round(cpu, 4),
             "seconds": round(wall, 4),
         }
-    found["ratio_cpu"] = round(found["trl"]["cpu_seconds"] / found["ours"]["cpu_seconds"], 2)
-    found["ratio_wall"] = round(found["trl"]["seconds"] / found["ours"]["seconds"], 2)
+    for at, clock in enumerate(("cpu", "wall")):
+        pairs = [theirs[at] / ours[at] for ours, theirs in zip(held["ours"], held["trl"], strict=True)]
+        found[f"ratio_{clock}"] = round(statistics.median(pairs), 2)
+        found[f"ratios_{clock}"] = [round(one, 2) for one in pairs]
     return found
 
 
-def step(folder: Path, rounds: int) -> dict[str, Any]:
-    """Seconds of a step but for its generation, ours and trl's, over runs of ``STEPS`` steps in turn.
+def step(folder: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """CPU and wall seconds of a step but for its generation, ours and trl's, over runs of ``STEPS`` steps in turn.
 
     Of each run the time between the first and the last step counts: building a trainer is not part of a step.
     """
@@ -234,19 +243,29 @@ def step(folder: Path, rounds: int) -> dict[str, Any]:
         return marks
 
     for round_ in range(rounds + 1):
-        for name, work in (("ours", ours), ("trl", theirs)):
+        for name, work in turned((("ours", ours), ("trl", theirs)), round_):
             with quiet_libraries(), tempfile.TemporaryDirectory() as place:
                 marks = work(Path(place))[:STEPS]
             if round_:
                 first, last = marks[0], marks[-1]
                 seconds[name].append(tuple((b - a) / (STEPS - 1) for a, b in zip(first, last, strict=True)))
-    return {
-        name: {
-            "cpu_seconds": round(statistics.median(one[0] for one in held), 4),
-            "seconds": round(statistics.median(one[1] for one in held), 4),
-        }
-        for name, held in seconds.items()
-    }
+    return seconds
+
+
+def steps_beside(steps: dict[str, list[tuple[float, float]]], drawn: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a step without its generation and with ours on both sides; ratios are medians over the rounds."""
+    found: dict[str, Any] = {}
+    for at, (key, clock) in enumerate((("cpu_seconds", "cpu"), ("seconds", "wall"))):
+        sampled = drawn["ours"][key]
+        for name, held in steps.items():
+            median = statistics.median(one[at] for one in held)
+            found.setdefault("step_without_generation", {}).setdefault(name, {})[key] = round(median, 4)
+            found.setdefault("step_with_our_generation", {}).setdefault(name, {})[key] = round(median + sampled, 4)
+        pairs = [(ours[at], theirs[at]) for ours, theirs in zip(steps["ours"], steps["trl"], strict=True)]
+        whole = [(ours + sampled) / (theirs + sampled) for ours, theirs in pairs]
+        found[f"step_ratio_{clock}"] = round(statistics.median(whole), 3)
+        found[f"step_ratio_without_generation_{clock}"] = round(statistics.median(a / b for a, b in pairs), 3)
+    return found
 
 
 def main() -> None:
@@ -260,10 +279,6 @@ def main() -> None:
         prepare(Path(folder), options.checkpoint)
         drawn = sampling(Path(folder), options.rounds)
         steps = step(Path(folder), options.rounds)
-    whole = {
-        key: {name: round(steps[name][key] + drawn["ours"][key], 4) for name in ("ours", "trl")}
-        for key in ("cpu_seconds", "seconds")
-    }
     result = {
         "date": date.today().isoformat(),
         "device": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, Python {platform.python_version()}",
@@ -272,11 +287,8 @@ def main() -> None:
         "samples": SAMPLES,
         "max_new_tokens": TOKENS,
         "sampling": drawn,
-        "step_without_generation": steps,
-        "step_with_our_generation": whole,
-        "step_ratio_cpu": round(whole["cpu_seconds"]["ours"] / whole["cpu_seconds"]["trl"], 3),
-        "step_ratio_wall": round(whole["seconds"]["ours"] / whole["seconds"]["trl"], 3),
-        "step_ratio_without_generation_cpu": round(steps["ours"]["cpu_seconds"] / steps["trl"]["cpu_seconds"], 3),
+        "model": "a trained checkpoint" if options.checkpoint else "a fresh model",
+        **steps_beside(steps, drawn),
         "wanted": {"sampling_ratio": 2.0, "step_ratio": 1.1},
     }
     print(json.dumps(result, indent=1))
