@@ -98,8 +98,12 @@ class MathPool:
     def _take(self) -> _Worker:
         with self.lock:
             control = self._begin()
-            if self.idle:
-                return self.idle.pop()
+            while self.idle:
+                worker = self.idle.pop()
+                ended, _, _ = select.select([worker.handle], [], [], 0)
+                if not ended:
+                    return worker
+                self._drop(worker)
             line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
                 with theirs:

@@ -34,6 +34,7 @@ class Worker:
     stdin: int
     stdout: int
     stderr: int
+    pool: Pool
     said: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the keeper has said of it while it waited."""
 
@@ -122,7 +123,7 @@ class Pool:
         its_stdin, stdin = os.pipe()
         stdout, its_stdout = os.pipe()
         stderr, its_stderr = os.pipe()
-        worker = Worker(line=line, control=control, stdin=stdin, stdout=stdout, stderr=stderr)
+        worker = Worker(line=line, control=control, stdin=stdin, stdout=stdout, stderr=stderr, pool=self)
         for descriptor in (stdin, stdout, stderr):
             os.set_blocking(descriptor, False)
         control.setblocking(False)

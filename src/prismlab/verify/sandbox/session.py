@@ -118,8 +118,11 @@ class Session:
         except OSError:
             said = b""
         if not said:
-            self.fault = self.fault or "the keeper is gone"
-            self.final = self.final or {}
+            if self.final is None:
+                self.fault = self.fault or "the keeper is gone"
+                self.final = {}
+                # It may look alive a moment longer: the next attempt must not go to what it leaves.
+                self.worker.pool.broken = True
             return
         words = json.loads(said)
         self.inside = words.get("inside", self.inside)
