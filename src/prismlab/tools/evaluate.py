@@ -314,7 +314,8 @@ def summary_tables(
     rows: list[list[str]] = []
     for name, score in metrics["tasks"].items():
         facts = config["benchmarks"][name]
-        cut = [show.NONE if score["truncation"] is None else f"{score['truncation']:.1f}"] if sampled else []
+        told = score["truncation"] is not None and "sampling" in facts
+        cut = [f"{score['truncation']:.1f}" if told else show.NONE] if sampled else []
         shots = [str(facts.get("shots", 0))]
         rows.append([shown(name, 40), facts["metric"], *_interval(score), f"{score['items']:,}", *shots, *cut])
     cut_head = ["cut (%)"] if sampled else []
