@@ -128,6 +128,23 @@ def test_where_nothing_can_be_written_it_is_compiled_each_time(
     assert not (written / "kept").exists()
 
 
+def test_beside_the_module_or_else_in_the_user_s_cache(
+    written: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (written / "__pycache__").write_text("no folder, so nothing can be written below it")
+    assert total([1, 2]) == 9
+    assert len(list((tmp_path / "cache" / "prismlab").iterdir())) == 1
+    (written / "__pycache__").unlink()
+    forget()
+    machine._write([folder / "x.code" for folder in machine._folders(entry())], "symbol", b"code")
+    assert machine._read([written / "__pycache__" / "x.code"]) == ("symbol", b"code")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert machine._folders(entry()) == [written / "__pycache__"]
+
+
 def test_code_that_needs_numba_is_refused(written: Path) -> None:
     with pytest.raises(RuntimeError, match=r"greedy needs .*NRT_"):
         machine.load(entry("greedy"))

@@ -24,7 +24,8 @@ Stored = NDArray[Any]
 """Elements as they lie in the file: uint16 (the bits of bfloat16), float16, float32 or float64."""
 
 COMPILED_FROM = 20_000_000
-"""Elements from which the compiled pass pays for being loaded (half a second, against 10 ns an element)."""
+"""Elements from which the compiled pass pays for being loaded (half a second where numba has to be there, against 10 ns
+an element)."""
 
 
 def has_numba() -> bool:

@@ -79,8 +79,10 @@ def _folders(entry: Entry) -> list[Path]:
     asked = os.environ.get("NUMBA_CACHE_DIR")
     if asked:
         return [Path(asked)]
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return [_file_of(entry.module).parent / "__pycache__", Path(home) / "prismlab"]
+    folders = [_file_of(entry.module).parent / "__pycache__"]
+    with suppress(RuntimeError):  # a user without a home
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "prismlab")
+    return folders
 
 
 def _read(files: Sequence[Path]) -> tuple[str, bytes] | None:
