@@ -35,6 +35,16 @@ def test_a_heat_map_shows_rows_in_order_and_says_what_is_missing() -> None:
     assert heat_maps([empty])["data"] == []
 
 
+def test_names_of_a_right_map_have_room_beside_the_left_one() -> None:
+    def gap(left: str, right: str) -> float:
+        found = heat_maps([HeatMap(title="t", names=[name], values=[[1.0]]) for name in (left, right)])
+        return found["layout"]["xaxis2"]["domain"][0] - found["layout"]["xaxis"]["domain"][1]
+
+    assert gap("a", "mid[MCS]>finetune[MCS]") * 900 > 22 * 6.5  # pixels of a page of full width, of 22 letters
+    assert gap("mid[MCS]>finetune[MCS]", "a") == pytest.approx(gap("a", "a"))
+    assert gap("a", "a" * 200) <= 0.3
+
+
 def test_directions_are_means_over_seeds_by_pair_and_component() -> None:
     world = complete()
     cosines = [world.inputs[f"direction/base/s{seed}"].metrics["cosine"][0][2] for seed in world.seeds]

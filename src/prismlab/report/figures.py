@@ -203,13 +203,16 @@ def _units(interval: Interval) -> str:
     return "items" if interval.method == "items" else "seeds"
 
 
-def grid(n: int, columns: int = COLUMNS) -> list[tuple[list[float], list[float]]]:
-    """``[x0, x1], [y0, y1]`` of each of ``n`` panels in paper coordinates, row by row from the top."""
+def grid(n: int, columns: int = COLUMNS, gap: float = 0.075) -> list[tuple[list[float], list[float]]]:
+    """``[x0, x1], [y0, y1]`` of each of ``n`` panels in paper coordinates, row by row from the top.
+
+    ``gap`` is what lies between two columns, as a share of the width.
+    """
     if n == 0:
         return []
     columns = min(n, columns)
     rows = math.ceil(n / columns)
-    gap_x, gap_y = 0.075 if columns > 1 else 0.0, 0.32 / rows if rows > 1 else 0.0
+    gap_x, gap_y = gap if columns > 1 else 0.0, 0.32 / rows if rows > 1 else 0.0
     width, height = (1 - gap_x * (columns - 1)) / columns, (1 - gap_y * (rows - 1)) / rows
     out: list[tuple[list[float], list[float]]] = []
     for k in range(n):

@@ -17,6 +17,8 @@ TALLEST = 528
 """Pixels of the rows of one map; above twelve rows they get lower."""
 MOST_NUMBERS = 12
 """Columns up to which a cell has room for its number."""
+LETTER = 0.0075
+"""Width of a letter of a name, as a share of a figure on a page of full width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +90,19 @@ def _trace(one: HeatMap, axis: str) -> dict[str, Any]:
     }
 
 
+def _gap(maps: Sequence[HeatMap], columns: int) -> float:
+    """Room for the names of maps that stand right of another one; a page makes room at its left edge alone."""
+    inner = [name for k, one in enumerate(maps) if k % columns for name in one.names]
+    return min(0.3, 0.03 + LETTER * max(map(len, inner), default=0))
+
+
 def heat_maps(maps: Sequence[HeatMap], columns: int = 2) -> Figure:
     """A figure of heat maps, each cell with its number; maps without any value are left out."""
     filled = [one for one in maps if any(value is not None for row in one.values for value in row)]
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {}
     titles: list[dict[str, Any]] = []
-    for k, (one, place) in enumerate(zip(filled, grid(len(filled), columns), strict=True)):
+    for k, (one, place) in enumerate(zip(filled, grid(len(filled), columns, _gap(filled, columns)), strict=True)):
         axis = "" if k == 0 else str(k + 1)
         data.append(_trace(one, axis))
         common = {"type": "category", "automargin": True, "showgrid": False}
