@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def run(script: str, out: Path, *options: str) -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "benchmarks" / script), *options, "--out", str(out)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, check=False, env=os.environ | {"OMP_NUM_THREADS": "2"}
+        command, capture_output=True, text=True, timeout=1800, check=False, env=os.environ | {"OMP_NUM_THREADS": "2"}
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return json.loads(out.read_text())
