@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from prismlab.data.blocks import Drops, save_json
 from prismlab.data.decontaminate import BATCH_CHARS, Decontaminator
 from prismlab.data.evidence import Hit, tally
+from prismlab.data.executors import give_back
 from prismlab.data.files import hash_file, whole
 from prismlab.data.items import Item, all_items
 
@@ -60,12 +61,14 @@ def finder(folder: Path, asked: Mapping[str, Any]) -> Decontaminator:
         _built.clear()
         with path.open(encoding="utf-8") as file:
             _built[key] = Decontaminator([Item.from_json(json.loads(line)) for line in file], n, allow)
+        give_back()
     return _built[key]
 
 
 def forget() -> None:
     """Give up the memory of what looks for items."""
     _built.clear()
+    give_back()
 
 
 class FindItems(PipelineStep):

@@ -7,6 +7,7 @@ stopped goes on from there.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from loguru import logger
@@ -49,6 +51,16 @@ class InProcess(LocalPipelineExecutor):
             self.pipeline = pipeline
             log.close()
             _quiet()
+            give_back()
+
+
+def give_back() -> None:
+    """Free memory back to the system: Arrow and the C library keep it, and phases use theirs one after another."""
+    pa.default_memory_pool().release_unused()
+    # Of the GNU library alone; others give large pieces back by themselves.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _quiet() -> None:
