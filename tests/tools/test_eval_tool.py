@@ -264,7 +264,7 @@ def fake_hub(name: str, config: str | None, splits: list[str]) -> dict[str, Any]
 
 def test_leaderboards_go_through_the_harness_from_fetched_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
-    from prismlab.evaluate import harness
+    from prismlab.evaluate import harness, harness_run
     from prismlab.evaluate.harness_scores import normalised
     from prismlab.evaluate.suites import SUITES
 
@@ -287,7 +287,8 @@ def test_leaderboards_go_through_the_harness_from_fetched_rows(tmp_path: Path, m
     # One of the 24 subtasks stands for them all: its score is normalised against its two choices.
     v2 = SUITES["leaderboard-v2"]
     one = "leaderboard_bbh_boolean_expressions"
-    monkeypatch.setattr(harness, "leaves", lambda manager, name: [one] if name == "leaderboard_bbh" else [name])
+    for module in (harness, harness_run):
+        monkeypatch.setattr(module, "leaves", lambda manager, name: [one] if name == "leaderboard_bbh" else [name])
     harness.fetch_tasks(v2, v2.named(("bbh",)), tmp_path / "sets", Silent(), load=fake_hub)
     second = Place(source=tmp_path / "sets", out=tmp_path / "second")
     found = evaluate(str(model), "leaderboard-v2", Wish(benchmarks=("bbh",)), second, as_json=True)

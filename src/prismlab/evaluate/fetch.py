@@ -74,6 +74,13 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def told_of(hub: Hub) -> dict[str, Any]:
+    """A data set as the manifest has it; files only where it is read by them."""
+    told = asdict(hub)
+    files = list(told.pop("files"))
+    return {**told, "files": files} if files else told
+
+
 def keep(rows: Rows, path: Path) -> dict[str, Any]:
     """Write rows to a Parquet file, whole or not at all; what the manifest says of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +148,9 @@ def fetch(
     progress.start(len(wanted), "sets")
     for name, hub in wanted:
         path, old = place / f"{name}.parquet", known.get(name, {})
-        same = path.is_file() and old.get("hub") == asdict(hub) and old.get("blake2b") == file_hash(path)
-        told[name] = old if same else {**keep(load(hub), path), "hub": asdict(hub), "commit": commit(hub)}
+        where = told_of(hub)
+        same = path.is_file() and old.get("hub") == where and old.get("blake2b") == file_hash(path)
+        told[name] = old if same else {**keep(load(hub), path), "hub": where, "commit": commit(hub)}
         write_manifest(place, told)
         progress.advance()
     return told
