@@ -91,6 +91,8 @@ class LogLikelihoods:
         self._shares = not getattr(type(model), "_is_stateful", False)
         self._window = trees.window_of(model) if trees.fits(model) else 0
         """Tokens of the longest text that may be part of a tree."""
+        if self._window:
+            trees.keep_freed_memory()
         vocabulary = int(model.config.get_text_config().vocab_size)
         self._tree_tokens, self._tree_rows = forward_tokens or TREE_TOKENS, max(1, FORWARD_LOGITS // vocabulary)
         most = forward_tokens or FORWARD_TOKENS.get(model.device.type, FORWARD_TOKENS["cpu"])

@@ -170,6 +170,16 @@ def _attention(
 AttentionInterface.register(NAME, _attention)
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed, up to 62 MiB, where it would hand it back and fault each page in again.
+
+    Its threshold rises to the size of a large block once one is freed (mallopt(3), M_MMAP_THRESHOLD, at most 32 MiB).
+    Nothing is written to this block, so that it takes no memory; elsewhere than in glibc this does nothing.
+    """
+    block = torch.empty(31 * 2**20, dtype=torch.uint8)
+    del block
+
+
 @contextmanager
 def _attending(model: PreTrainedModel) -> Iterator[None]:
     config: Any = model.config
