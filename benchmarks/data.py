@@ -344,6 +344,8 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="where temporary files go")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    if asked.dir:
+        asked.dir.mkdir(parents=True, exist_ok=True)
     if not asked.text and {"tokens", "reading", "items"} & set(asked.parts):
         parser.error("'tokens', 'reading' and 'items' need --text")
     if asked.data is None and "items" in asked.parts:
