@@ -219,7 +219,7 @@ def pickled_state(tmp: Path, payload: str) -> None:
         (folder / name).write_bytes(harm)
     load_model(folder)
     merge_linear([(folder, 1.0)], tmp / "out")
-    base._take(folder, tmp / "taken")
+    base._take(folder, tmp / "taken", code=False)
     for made in ("out", "taken"):
         assert not [path for path in (tmp / made).iterdir() if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
     (folder / SINGLE).unlink()
