@@ -121,9 +121,25 @@ def test_the_model_is_left_as_it_is() -> None:
     model = model_of("llama")
     LogLikelihoods(model, build_byte_tokenizer()).of(ITEMS)
     assert model.config._attn_implementation == "sdpa"
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError), trees.attending(model):
         trees.logits_of(model, [trees.Tree((300,), ())], torch.tensor([0]))
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_threads_change_no_bit_and_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LogLikelihoods(model_of("llama"), build_byte_tokenizer(), forward_tokens=64)  # many passes
+    alone = engine.of(ITEMS)
+    torch.set_num_threads(3)
+    try:
+        assert engine.of(ITEMS) == alone
+        assert torch.get_num_threads() == 3
+        assert not any(value.requires_grad for value in engine.model.buffers())
+        monkeypatch.setattr(trees, "logits_of", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.of(ITEMS)
+        assert (torch.get_num_threads(), engine.model.config._attn_implementation) == (3, "sdpa")
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_class_that_keeps_arguments_to_itself_is_noticed() -> None:

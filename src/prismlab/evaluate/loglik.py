@@ -16,6 +16,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -114,8 +115,7 @@ class LogLikelihoods:
         encoded = [[next(flat) for _ in item] for item in items]
         found = [[0.0] * len(item) for item in encoded]
         short = [all(len(choice.ids) - 1 <= self._window for choice in item) for item in encoded]
-        for pack in self._packs([trees.planted(at, encoded[at]) for at, fits in enumerate(short) if fits]):
-            self._run_trees(pack, found)
+        self._run_packs([trees.planted(at, encoded[at]) for at, fits in enumerate(short) if fits], found)
         for at, item in enumerate(encoded):
             # Of choices that are equal one was run, so that they are equally likely to the last bit.
             found[at] = [found[at][item.index(choice)] for choice in item]
@@ -127,6 +127,26 @@ class LogLikelihoods:
             [(value, choice.scored) for value, choice in zip(values, item, strict=True)]
             for values, item in zip(found, encoded, strict=True)
         ]
+
+    def _run_packs(self, items: Sequence[trees.Planted], found: list[list[float]]) -> None:
+        """Set the log-likelihoods of items that are trees.
+
+        Forward passes run side by side, each on one thread: attention of a tree is many small products, which do not
+        gain by being split over threads. So results are also the same whatever the number of threads.
+        """
+        packs, threads = list(self._packs(items)), torch.get_num_threads()
+        self.tokens_run += sum(item.tree.tokens for item in items)
+
+        def run(pack: Sequence[trees.Planted]) -> None:
+            with torch.no_grad():  # a matter of each thread
+                self._run_trees(pack, found)
+
+        try:
+            with trees.attending(self.model), ThreadPoolExecutor(threads, initializer=_alone) as pool:
+                for _ in pool.map(run, packs):
+                    pass
+        finally:
+            torch.set_num_threads(threads)
 
     def _packs(self, items: Sequence[trees.Planted]) -> Iterator[list[trees.Planted]]:
         """Items that run together as trees, in their order: how long they are does not matter."""
@@ -149,7 +169,6 @@ class LogLikelihoods:
         for item in pack:
             scored += [(item.item, place, start + places, targets) for place, places, targets in item.scored]
             start += item.tree.tokens
-        self.tokens_run += start
         # What predicts the first token of several choices is one row of logits.
         wanted, rows = np.unique(np.concatenate([places for _, _, places, _ in scored]), return_inverse=True)
         logits = trees.logits_of(self.model, [item.tree for item in pack], torch.from_numpy(wanted))
@@ -259,6 +278,11 @@ class LogLikelihoods:
         sums = logs.masked_fill(~scored, 0.0).sum(dim=1).tolist()
         for row, value in zip(batch, sums, strict=True):
             found[row.item][row.place] += value
+
+
+def _alone() -> None:
+    """Have the calling thread compute by itself."""
+    torch.set_num_threads(1)
 
 
 def _causal(new: int, old: int, model: PreTrainedModel) -> torch.Tensor:

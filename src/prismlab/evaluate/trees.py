@@ -181,7 +181,8 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def _attending(model: PreTrainedModel) -> Iterator[None]:
+def attending(model: PreTrainedModel) -> Iterator[None]:
+    """Within it the model attends by trees, in every thread, and is good for ``logits_of`` alone."""
     config: Any = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME
@@ -195,7 +196,7 @@ def logits_of(model: PreTrainedModel, trees: Sequence[Tree], wanted: torch.Tenso
     """Logits [len(wanted), vocabulary] that a model gives behind some of the tokens.
 
     Args:
-        model: one that ``fits``; no text of a tree is longer than its ``window_of``.
+        model: one that ``fits``, within ``attending``; no text of a tree is longer than its ``window_of``.
         trees: run side by side; none sees another.
         wanted: places of tokens, int64: trees one after another, each its trunk and then its branches.
     """
@@ -209,6 +210,5 @@ def logits_of(model: PreTrainedModel, trees: Sequence[Tree], wanted: torch.Tenso
             ids += branch
             positions.append(torch.arange(trunk, trunk + len(branch)))
     given: dict[str, Any] = {"trees": _laid(trees, model.dtype), "logits_to_keep": wanted}
-    with _attending(model):
-        out = model(input_ids=torch.tensor([ids]), position_ids=torch.cat(positions)[None], use_cache=False, **given)
+    out = model(input_ids=torch.tensor([ids]), position_ids=torch.cat(positions)[None], use_cache=False, **given)
     return out.logits[0]
