@@ -22,7 +22,7 @@ from prismlab.micro.models import build_model, tiny_config
 from prismlab.model import passes as module
 from prismlab.model import shared
 from prismlab.model.generate import Completion, SamplingSettings, TransformersSampler
-from prismlab.model.passes import Passes, SharedPasses, passes
+from prismlab.model.passes import Passes, SharedPasses, passes, without_gradients
 from prismlab.model.shared import Groups, SharedLayer, attending, fits
 from prismlab.model.tokens import build_byte_tokenizer
 
@@ -156,6 +156,29 @@ def test_same_samples_as_with_a_repeated_cache(name: str, monkeypatch: pytest.Mo
     for one, other in zip(flat, [one for group in plain for one in group], strict=True):
         assert one.token_ids == other.token_ids
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_was_sampled_trains_on(name: str) -> None:
+    fresh, model = model_of(name), model_of(name)
+    TransformersSampler(model, TOKENIZER).sample(PROMPTS, 3, SamplingSettings(max_new_tokens=4), 1)
+    assert not any(one.is_inference() for one in (*model.parameters(), *model.buffers()))
+    ids = torch.tensor([PROMPTS[0] * 2])
+    for one in (fresh, model):
+        one.train()
+        one(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    for a, b in zip(fresh.parameters(), model.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        assert a.grad is None or torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "default"])
+def test_buffers_that_go_by_length_are_not_made_in_inference_mode(rope: str) -> None:
+    model = model_of("llama")
+    model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": rope}
+    with without_gradients(model):
+        assert torch.is_inference_mode_enabled() == (rope == "default")
+        assert not torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 
 from prismlab.evaluate.encoded import Tokens, shared_beginning
 from prismlab.model.boundaries import mamba_mixers
+from prismlab.model.shared import fixed_rotations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,8 +31,6 @@ NAME = "prismlab_trees"
 """By which the library knows this attention."""
 CLASSES = ("llama", "mistral", "granite", "granitemoehybrid", "qwen2", "qwen3")
 """Model types whose attention hands queries, keys and further arguments to the library's interface unchanged."""
-BY_LENGTH = ("dynamic", "longrope")
-"""Rotary embeddings that go by the longest position of a pass: items of one pass would change one another."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,10 @@ def fits(model: PreTrainedModel) -> bool:
     On a GPU many small attention calls are slower than few large ones, and this was never measured there.
     """
     config: Any = model.config
-    rope: Any = getattr(config, "rope_parameters", None) or {}
     return (
         config.model_type in CLASSES
         and not mamba_mixers(model)
-        and rope.get("rope_type", "default") not in BY_LENGTH
+        and fixed_rotations(model)  # else items of one pass would change one another
         and config._attn_implementation in ("sdpa", "eager")
         and model.device.type == "cpu"
         and "logits_to_keep" in inspect.signature(type(model).forward).parameters

@@ -16,7 +16,7 @@ import torch
 from prismlab.errors import CheckpointError, StageError
 from prismlab.model.caches import bytes_a_token
 from prismlab.model.draws import draw, uniforms
-from prismlab.model.passes import passes
+from prismlab.model.passes import passes, without_gradients
 from prismlab.run.step import Progress
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ class TransformersSampler:
         try:
             for batch in self._batches(prompts, n, self._most_rows(longest + settings.max_new_tokens)):
                 streams = [(seeds[p], places[p], s) for p, s in batch]
-                completions = self._run(batch, prompts, settings, streams)
+                with without_gradients(self.model):
+                    completions = self._run(batch, prompts, settings, streams)
                 for (p, s), completion in zip(batch, completions, strict=True):
                     done[p][s] = completion
                 if progress is not None:
@@ -251,8 +252,6 @@ class TransformersSampler:
         if batch:
             yield batch
 
-    # Not inference mode: a buffer that a model makes in it (some rotary embeddings do) could not be trained through.
-    @torch.no_grad()
     def _run(
         self,
         batch: _Rows,

@@ -10,7 +10,7 @@ import torch
 
 from prismlab.errors import CheckpointError
 from prismlab.model.caches import new_cache
-from prismlab.model.shared import Groups, SharedCache, attending, fits
+from prismlab.model.shared import CLASSES, Groups, SharedCache, attending, fits, fixed_rotations
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -28,6 +28,19 @@ def passes(model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: Se
     longest = max(map(len, prompts))
     kind = SharedPasses if fits(model, longest + most) else Passes
     return kind(model, prompts, samples)
+
+
+def without_gradients(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """What passes are made in: inference mode where it is safe, which spares 6% of a small model's time.
+
+    Elsewhere gradients are only switched off. A buffer that a model makes in inference mode (some rotary embeddings do)
+    could not be trained through later; the classes known here make none. Nor may weights be gathered from other
+    processes in it.
+    """
+    weight = next(model.parameters())
+    whole = type(weight) is torch.nn.Parameter and weight.device.type == "cpu"
+    safe = whole and model.config.model_type in CLASSES and fixed_rotations(model)
+    return torch.inference_mode() if safe else torch.no_grad()
 
 
 class Passes:

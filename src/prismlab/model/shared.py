@@ -24,6 +24,8 @@ NAME = "prismlab_shared_prompts"
 CLASSES = ("llama", "mistral", "granite", "granitemoehybrid", "nemotron_h")
 """Model types whose attention hands queries, keys and further arguments to the library's interface unchanged."""
 
+BY_LENGTH = ("dynamic", "longrope")
+"""Rotary embeddings that go by the longest position of a pass, and change the model's buffers in it."""
 ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer)
 """Cache layers that a ``SharedLayer`` can take the place of, the second as long as its window holds everything."""
 
@@ -213,6 +215,13 @@ def fits(model: PreTrainedModel, tokens: int) -> bool:
         and all(type(layer) in ATTENTION for layer in layers)
         and all(tokens <= getattr(layer, "sliding_window", tokens) for layer in layers)
     )
+
+
+def fixed_rotations(model: PreTrainedModel) -> bool:
+    """Whether the model's rotary embeddings are the same in every forward pass."""
+    config: Any = model.config
+    rope: Any = getattr(config, "rope_parameters", None) or {}
+    return rope.get("rope_type", "default") not in BY_LENGTH
 
 
 @contextmanager
