@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from prismlab.evaluate.encoded import Tokens, shared_beginning
+from prismlab.model import shared
 from prismlab.model.boundaries import mamba_mixers
-from prismlab.model.shared import fixed_rotations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,7 +109,7 @@ def fits(model: PreTrainedModel) -> bool:
     return (
         config.model_type in CLASSES
         and not mamba_mixers(model)
-        and fixed_rotations(model)  # else items of one pass would change one another
+        and shared.fixed_rotations(model)  # else items of one pass would change one another
         and config._attn_implementation in ("sdpa", "eager")
         and model.device.type == "cpu"
         and "logits_to_keep" in inspect.signature(type(model).forward).parameters
@@ -178,16 +178,9 @@ def keep_freed_memory() -> None:
     del block
 
 
-@contextmanager
-def attending(model: PreTrainedModel) -> Iterator[None]:
+def attending(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Within it the model attends by trees, in every thread, and is good for ``logits_of`` alone."""
-    config: Any = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    return shared.attending(model, NAME)
 
 
 def logits_of(model: PreTrainedModel, trees: Sequence[Tree], wanted: torch.Tensor) -> torch.Tensor:

@@ -225,11 +225,14 @@ def fixed_rotations(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def attending(model: PreTrainedModel) -> Iterator[None]:
-    """Have the model's attention go by ``shared_prompts``, an argument of its forward pass, inside the block."""
+def attending(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
+    """Have the model attend, inside the block, by what the library knows by ``name``.
+
+    By default that is ``shared_prompts``, an argument of its forward pass.
+    """
     config: Any = model.config
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:
