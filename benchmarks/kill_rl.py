@@ -90,6 +90,8 @@ def prepare(folder: Path) -> None:
 
 def run(folder: Path, out: Path, scratch: Path) -> None:
     """The stage, once; the reference after the last step is kept beside the artifact."""
+    # In a fork torch's threads have to be made anew, by one thread: the library loads weights in several, which race.
+    torch.set_num_threads(1)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     spec = RLSpec.model_validate(SPEC).model_dump(mode="json", by_alias=True)
