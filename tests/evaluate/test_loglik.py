@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,9 +132,19 @@ def test_threads_change_no_bit_and_are_given_back(monkeypatch: pytest.MonkeyPatc
     engine = LogLikelihoods(model_of("llama"), build_byte_tokenizer(), forward_tokens=64)  # many passes
     alone = engine.of(ITEMS)
     torch.set_num_threads(3)
+    at_once: list[str] = []
+    run = trees.logits_of
+    monkeypatch.setattr(
+        trees, "logits_of", lambda *given: [at_once.append(threading.current_thread().name), run(*given)][1]
+    )
     try:
         assert engine.of(ITEMS) == alone
         assert torch.get_num_threads() == 3
+        monkeypatch.setattr("prismlab.evaluate.loglik.SIDE_BY_SIDE", 1)
+        at_once.clear()
+        for one, other in zip(engine.of(ITEMS), alone, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+        assert len(set(at_once)) == 1 < len(at_once)
         assert not any(value.requires_grad for value in engine.model.buffers())
         monkeypatch.setattr(trees, "logits_of", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

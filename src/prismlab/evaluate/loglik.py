@@ -37,6 +37,8 @@ TREE_TOKENS = 1024
 """Tokens a forward pass over trees: of so many a layer's numbers stay in a core's cache at a width of some hundreds."""
 FORWARD_LOGITS = 2**24
 """Logits a forward pass (128 MiB in float64), unless one item or row alone needs more."""
+SIDE_BY_SIDE = 8
+"""Forward passes over trees at once: each has logits of its own in memory, and Python runs for one at a time."""
 SLACK = 24
 """Tokens by which shared beginnings of one group may differ: so many are run again for each choice."""
 SHORTEST = 8
@@ -131,10 +133,11 @@ class LogLikelihoods:
     def _run_packs(self, items: Sequence[trees.Planted], found: list[list[float]]) -> None:
         """Set the log-likelihoods of items that are trees.
 
-        Forward passes run side by side, each on one thread: attention of a tree is many small products, which do not
-        gain by being split over threads. So results are also the same whatever the number of threads.
+        Forward passes run side by side, on one thread each up to ``SIDE_BY_SIDE``: attention of a tree is many small
+        products, which do not gain by being split over threads. So up to that many threads change no bit of a result.
         """
         packs, threads = list(self._packs(items)), torch.get_num_threads()
+        workers = min(threads, SIDE_BY_SIDE)
         self.tokens_run += sum(item.tree.tokens for item in items)
 
         def run(pack: Sequence[trees.Planted]) -> None:
@@ -142,7 +145,10 @@ class LogLikelihoods:
                 self._run_trees(pack, found)
 
         try:
-            with trees.attending(self.model), ThreadPoolExecutor(threads, initializer=_alone) as pool:
+            with (
+                trees.attending(self.model),
+                ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool,
+            ):
                 for _ in pool.map(run, packs):
                     pass
         finally:
@@ -278,11 +284,6 @@ class LogLikelihoods:
         sums = logs.masked_fill(~scored, 0.0).sum(dim=1).tolist()
         for row, value in zip(batch, sums, strict=True):
             found[row.item][row.place] += value
-
-
-def _alone() -> None:
-    """Have the calling thread compute by itself."""
-    torch.set_num_threads(1)
 
 
 def _causal(new: int, old: int, model: PreTrainedModel) -> torch.Tensor:
