@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from prismlab.errors import DataError
 from prismlab.evaluate import stage
@@ -24,13 +22,7 @@ from prismlab.seeds import derive_seed
 from prismlab.study.spec import EvaluationSpec, Fields, MicroSource, MicroTask, SourceSpec, TaskSpec
 from prismlab.study.world import MicroSpec
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def checkpoint(folder: Path, seed: int) -> Artifact:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +25,7 @@ TOKENIZER = build_byte_tokenizer()
 TEXTS = ["Prisms part light.", "é🙂", "a", "def f(x):\n    return x + 1\n" * 3, "ß" * 40]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bpe_with_bos() -> PreTrainedTokenizerFast:
