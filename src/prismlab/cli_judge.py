@@ -34,16 +34,18 @@ def gate(
     from prismlab.tools import gate as tool
 
     if len(what) == 2 and reference is None and checkpoint is None and suite is None and runs is None:
-        pairs = [tool.sides_of_files(what, rows_base, rows_new)]
+        pairs, lacking = [tool.sides_of_files(what, rows_base, rows_new)], []
     elif len(what) == 1 and reference and checkpoint and rows_base is None and rows_new is None:
         from prismlab.built import built
 
         there = built(Path(what[0]), out=runs)
         named = [name for name, spec in there.study.evaluations.items() if spec.tasks or spec.suite]
-        pairs = tool.sides_of_study(there.of("evaluation"), named, suite, (reference, checkpoint))
+        pairs, lacking = tool.sides_of_study(
+            there.of("evaluation"), named, suite, (reference, checkpoint), there.study.seeds
+        )
     else:
         raise SpecError("gate: name BASE and NEW with their rows, or a STUDY with --reference and --checkpoint")
-    raise typer.Exit(tool.gate(pairs, margins=margin or (), out=out, as_json=as_json))
+    raise typer.Exit(tool.gate(pairs, margins=margin or (), lacking=lacking, out=out, as_json=as_json))
 
 
 def claims(

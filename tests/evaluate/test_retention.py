@@ -109,6 +109,31 @@ def test_unscored_pairs_may_have_been_lost() -> None:
     assert retention(base, new, 4.0)["verdict"] == "retained"
 
 
+def test_what_is_said_holds_however_the_unscored_pairs_would_have_been_scored() -> None:
+    """Of 4,000 pairs many have no score: each verdict is checked with all of them lost, and with all of them won."""
+    told: set[str] = set()
+    for unscored, better, worse, margin in (
+        (1200, 980, 0, 2.0),  # 35 points up in the others: if the rest is lost, 5.5 points are lost in all
+        (1200, 1300, 0, 2.0),
+        (1200, 0, 1092, 2.0),  # 39 points down in the others: if the rest is won, 2.7 points are won in all
+        (1200, 0, 1500, 2.0),
+        (40, 0, 20, 2.0),
+    ):
+        n = 4000 - unscored
+        base = rows([[0.0]] * better + [[1.0]] * worse + [[1.0]] * (n - better - worse) + [[None]] * unscored)
+        new = rows([[1.0]] * better + [[0.0]] * worse + [[1.0]] * (n - better - worse) + [[1.0]] * unscored)
+        found = retention(base, new, margin)["tasks"]["t"]
+        told.add(found["verdict"])
+        seen = (better - worse) / 4000
+        if found["verdict"] == "retained":
+            assert seen - unscored / 4000 > -margin / 100
+        if found["verdict"] == "regressed":
+            assert seen + unscored / 4000 < -margin / 100
+        if found["verdict"] == "undecided" and found["items_needed"] is not None:
+            assert seen - unscored / 4000 > -margin / 100 or seen + unscored / 4000 < -margin / 100
+    assert told == {"retained", "regressed", "undecided"}
+
+
 def test_samples_and_problems_are_one_unit() -> None:
     """Eight equal samples of an item are worth one; so are eight items that ask one thing."""
     base, new = single(60, 120), [[0.0]] * 12 + [[1.0]] * 48 + [[0.0]] * 60
@@ -169,7 +194,17 @@ def test_files_are_read_or_refused(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no parquet")
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in ("task", "item_id", "sample", "score")}),
                    tmp_path / "empty.parquet")  # fmt: skip
+    good = {"task": ["t", "t"], "item_id": ["1", "2"], "sample": [0, 0], "score": [1.0, 0.0]}
+    broken = {"words": {"score": ["1.0", "0.0"]}, "lists": {"score": [[1.0], [0.0]]}, "gap": {"sample": [0, None]},
+              "letters": {"sample": ["a", "b"]}, "nameless": {"task": ["t", None]}}  # fmt: skip
+    for name, columns in broken.items():
+        pq.write_table(pa.table({**good, **columns}), tmp_path / f"{name}.parquet")
     for name, said in (
+        ("words", "column score is of type string"),
+        ("lists", "column score is of type list"),
+        ("gap", "1 rows have no sample"),
+        ("letters", "column sample is of type string"),
+        ("nameless", "1 rows have no task"),
         ("lacks", "no column score"),
         ("text", "cannot be read"),
         ("gone", "cannot be read"),

@@ -161,6 +161,36 @@ def test_exit_codes_of_a_gate_on_a_study(run: tuple[Path, Path]) -> None:
     assert isinstance(prism("gate", file, "--runs", root).exception, SpecError)
 
 
+def test_a_seed_that_is_not_built_is_named_and_keeps_a_gate_from_passing(tmp_path: Path) -> None:
+    """Two seeds were asked for: one alone shows nothing of the other, whichever side lacks it."""
+    for without, code in (
+        ("evaluation/core@other/s1", 3),
+        ("evaluation/core@base/s1", 3),
+        ("evaluation/core@other/", 2),
+    ):
+        root = tmp_path / without.replace("/", "-")
+        file = write_study(tmp_path / "study.yaml", (0, 1), "", "")
+        build(file, root, numbers(0.3), without=(without, "claims/", "report/"))
+
+        def gate(checkpoint: str, root: Path = root, file: Path = file) -> Any:
+            pair = ("--reference", "base", "--checkpoint", checkpoint, "--margin", "5", "--json")
+            return prism("gate", file, "--runs", root, *pair)
+
+        found = gate("other")
+        if code == 2:
+            assert isinstance(found.exception, SpecError)
+            continue
+        record = json.loads(found.stdout)
+        assert (found.exit_code, record["verdict"]) == (code, "undecided")
+        assert [one["verdict"] for one in record["compared"]] == ["retained"]
+        assert record["missing"] == [f"Seed 1: evaluation 'core' of {without[16:-3]} is not built"]
+        assert gate("mid").exit_code == 4  # a loss that is shown is shown
+    build(file, tmp_path / "crossed", numbers(0.3), without=("evaluation/core@base/s1", "evaluation/core@other/s0"))
+    crossed = prism("gate", file, "--runs", tmp_path / "crossed", "--reference", "base", "--checkpoint", "other")
+    assert isinstance(crossed.exception, SpecError)
+    assert "no seed has both" in str(crossed.exception)
+
+
 def test_a_gate_on_files_writes_json(run: tuple[Path, Path], tmp_path: Path) -> None:
     file, root = run
     found = prism("gate", file, "--runs", root, "--reference", "base", "--checkpoint", "mid", "--json")

@@ -46,7 +46,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Sample rows of a Parquet file, as far as the gate reads them.
 
     Raises:
-        DataError: the file is missing, is no Parquet file, holds no row, or lacks a column of ``NEEDED``.
+        DataError: the file is missing, is no Parquet file, holds no row, or lacks a column of ``NEEDED``, or one of
+            these is of another type or has gaps where there may be none.
     """
     try:
         there = pq.read_schema(path).names
@@ -58,7 +59,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: cannot be read as sample rows: {shown(error)}") from error
     if not len(table):
         raise DataError(f"{path}: holds no sample row; run the evaluation again")
+    _check_columns(table, path)
     return table.to_pylist()
+
+
+def _check_columns(table: pa.Table, path: Path) -> None:
+    types = {name: table.schema.field(name).type for name in ("sample", "score")}
+    if not pa.types.is_integer(types["sample"]):
+        raise DataError(f"{path}: column sample is of type {types['sample']}; it numbers an item's samples, from 0")
+    kinds = pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null
+    if not any(kind(types["score"]) for kind in kinds):
+        raise DataError(f"{path}: column score is of type {types['score']}; numbers from 0 to 1 are wanted, or null")
+    for name in ("task", "item_id", "sample"):
+        if table[name].null_count:
+            raise DataError(f"{path}: {table[name].null_count} rows have no {name}; run the evaluation again")
 
 
 def _keyed(rows: Sequence[Row], name: str) -> dict[Key, Row]:
@@ -126,16 +140,33 @@ class _Compared:
     margin: float
     """Points."""
     lost: float
-    """Share of pairs without both scores: they might all be worse, or all better."""
+    """Share l of pairs without both scores: with differences of all -1, or all 1, the difference d of the others makes
+    one of (1 - l) d - l, or (1 - l) d + l, in all."""
     facts: Mapping[str, Any]
+
+    def bounds(self) -> tuple[float, float]:
+        """What the difference of the scored pairs must lie above to show retention, and below to show a loss beyond
+        the margin, whatever the unscored pairs would have been."""
+        margin, scored = self.margin / 100, 1 - self.lost
+        return (self.lost - margin) / scored, -(self.lost + margin) / scored
 
     def p_retained(self) -> float:
         """Against "the loss is the margin or more", with unscored pairs counted as lost."""
-        return 1.0 if self.pairs is None else self.pairs.p_above(-self.margin / 100 + self.lost)
+        return 1.0 if self.pairs is None else self.pairs.p_above(self.bounds()[0])
 
     def p_regressed(self) -> float:
         """Against "the loss is the margin or less", with unscored pairs counted as won."""
-        return 1.0 if self.pairs is None else self.pairs.p_below(-self.margin / 100 - self.lost)
+        return 1.0 if self.pairs is None else self.pairs.p_below(self.bounds()[1])
+
+    def items_needed(self, alpha: float, tests: int) -> int | None:
+        """Items that decide, if the difference is the one seen; None where no number does."""
+        if self.pairs is None or self.pairs.interval.value is None:
+            return None
+        seen, (low, high) = self.pairs.interval.value, self.bounds()
+        # A loss beyond the margin has to pass Holm's first step; what is retained passes its test alone.
+        kept = seen > -self.margin / 100
+        level, distance = (alpha, seen - low) if kept else (alpha / tests, high - seen)
+        return items_to_decide(distance, self.pairs.variance, level, POWER) if distance > 0 else None
 
 
 def _compare(base: Sequence[Row], new: Sequence[Row], margin: float, confidence: float) -> _Compared:
@@ -165,13 +196,10 @@ def _judged(one: _Compared, p_regressed: float, alpha: float, tests: int) -> dic
         return {**found, **none, "reason": "fewer than 2 items are scored on both sides"}
     interval, variance = one.pairs.interval, one.pairs.variance
     points = interval.scaled(100.0).to_json()
-    distance = (points["value"] + one.margin) / 100
-    # A loss beyond the margin has to pass Holm's first step; what is retained passes its test alone.
-    level = alpha if distance > 0 else alpha / tests
     found |= {"difference": points["value"], "lo": points["lo"], "hi": points["hi"]}
     found |= {"better": one.pairs.better, "worse": one.pairs.worse}
-    found["items_needed"] = items_to_decide(distance, variance, level, POWER) if verdict == "undecided" else None
-    found["items_if_equal"] = items_to_decide(one.margin / 100, variance, alpha, POWER)
+    found["items_needed"] = one.items_needed(alpha, tests) if verdict == "undecided" else None
+    found["items_if_equal"] = items_to_decide(-one.bounds()[0], variance, alpha, POWER) if one.bounds()[0] < 0 else None
     if one.lost and verdict == "undecided":
         found["reason"] = f"{one.facts['unscored']} of {one.facts['samples']} pairs are unscored and may go either way"
     return found

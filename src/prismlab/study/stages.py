@@ -15,7 +15,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "merge": ("prismlab.merge.linear:run", 2),
     "scoring": ("prismlab.rl.prompts:run_scoring", 3),
     "prompts": ("prismlab.rl.prompts:run_prompts", 1),
-    "rl": ("prismlab.rl.train:run", 3),
+    "rl": ("prismlab.rl.train:run", 4),
     "evaluation": ("prismlab.evaluate.stage:run", 6),
     "weights": ("prismlab.analyse.weights:run", 2),
     "direction": ("prismlab.analyse.direction:run", 3),
@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[str, int]] = {
     "trajectory": ("prismlab.analyse.trajectory:run", 2),
     "landscape": ("prismlab.analyse.landscape:run", 4),
     "frontier": ("prismlab.rl.frontier:run", 2),
-    "gate": ("prismlab.evaluate.retention:run", 3),
+    "gate": ("prismlab.evaluate.retention:run", 4),
     "claims": ("prismlab.claims.ledger:run", 5),
     "report": ("prismlab.report.html:run", 6),
 }

@@ -31,7 +31,7 @@ def parse_margins(texts: Sequence[str]) -> tuple[float, dict[str, float]]:
     """``--margin 2 --margin hellaswag=1`` as the general margin and those of single benchmarks.
 
     Raises:
-        SpecError: no number, or two general margins.
+        SpecError: no number, or two margins for one thing.
     """
     general: list[float] = []
     single: dict[str, float] = {}
@@ -41,6 +41,8 @@ def parse_margins(texts: Sequence[str]) -> tuple[float, dict[str, float]]:
             number = float(value)
         except ValueError:
             raise SpecError(f"--margin {shown(text, 60)}: points, as 2.0, or of one benchmark, as math=1.5") from None
+        if found and name in single:
+            raise SpecError(f"--margin: {single[name]:g} and {number:g} for {shown(name, 60)}; name one")
         if found:
             single[name] = number
         else:
@@ -119,6 +121,7 @@ def gate(
     pairs: Sequence[tuple[Side, Side]],
     *,
     margins: Sequence[str] = (),
+    lacking: Sequence[str] = (),
     out: Path | None = None,
     as_json: bool = False,
 ) -> int:
@@ -127,6 +130,7 @@ def gate(
     Args:
         pairs: the same two checkpoints once a seed, or one pair of files.
         margins: as ``parse_margins`` takes them.
+        lacking: pairs that were wanted and are not there, in words: without them nothing is shown to be retained.
         out: folder for ``gate.json`` and ``gate.html``.
         as_json: JSON instead of tables.
 
@@ -145,10 +149,13 @@ def gate(
         notes += _notes(sides, found)
         entries.append({"reference": sides[0].name, "checkpoint": sides[1].name, **found})
     verdict = overall([found["verdict"] for found in results])
+    if lacking and verdict == "retained":
+        verdict = "undecided"
+    notes += [f"{one}; what was not compared is not shown to be retained." for one in lacking]
     if any(entry["items_needed"] for found in results for entry in found["tasks"].values()):
         notes.append("Items needed: so many decide with a probability of 80%, if the true change is the one seen.")
     notes.append(f"{verdict}: exit code {CODES[verdict]} (0 retained, 3 undecided, 4 regressed)")
-    record = {"tool": "gate", "verdict": verdict, "compared": entries}
+    record = {"tool": "gate", "verdict": verdict, "compared": entries, "missing": list(lacking)}
     title = f"{pairs[0][1].name} against {pairs[0][0].name}"
     show.emit(
         "gate", record, tables, title=title, notes=list(dict.fromkeys(notes)), figures=list, out=out, as_json=as_json
@@ -172,18 +179,23 @@ def sides_of_files(names: Sequence[str], base: Path | None, new: Path | None) ->
 
 
 def sides_of_study(
-    found: Mapping[str, Any], evaluations: Sequence[str], suite: str | None, names: tuple[str, str]
-) -> list[tuple[Side, Side]]:
-    """The pairs of a study's evaluation artifacts, one a seed.
+    found: Mapping[str, Any],
+    evaluations: Sequence[str],
+    suite: str | None,
+    names: tuple[str, str],
+    seeds: Sequence[int],
+) -> tuple[list[tuple[Side, Side]], list[str]]:
+    """The pairs of a study's evaluation artifacts, one a seed, and the seeds that lack a side, in words.
 
     Args:
         found: artifacts of evaluations by step id, ``evaluation/<name>@<checkpoint>/s<seed>``.
         evaluations: evaluations of the study that sample tasks.
         suite: the evaluation; None if there is only one.
         names: reference and checkpoint.
+        seeds: of the study.
 
     Raises:
-        SpecError: the evaluation is unknown or not said, or one of both was not evaluated, or is not built.
+        SpecError: the evaluation is unknown or not said, one of both was not evaluated, or no seed has both.
     """
     if suite is None and len(evaluations) != 1:
         raise SpecError(f"the study has the evaluations {', '.join(evaluations) or '(none)'}; name one with --suite")
@@ -198,13 +210,22 @@ def sides_of_study(
         mine = {step.removeprefix(start): one for step, one in found.items() if step.startswith(start)}
         if not mine:
             raise SpecError(f"{shown(name, 60)}: evaluation {suite!r} of it is not built; 'prism run' builds it")
-        many = len(mine) > 1
         sides.append(
             {
                 seed: Side(
-                    name=f"{name}, seed {seed}" if many else name, rows=one.path / "samples.parquet", config=one.config
+                    name=f"{name}, seed {seed}" if len(seeds) > 1 else name,
+                    rows=one.path / "samples.parquet",
+                    config=one.config,
                 )
                 for seed, one in mine.items()
             }
         )
-    return [(sides[0][seed], sides[1][seed]) for seed in sides[0] if seed in sides[1]]
+    lacking: list[str] = []
+    for seed in map(str, seeds):
+        gone = [shown(name, 60) for name, mine in zip(names, sides, strict=True) if seed not in mine]
+        lacking += [f"Seed {seed}: evaluation {suite!r} of {' and '.join(gone)} is not built"] if gone else []
+    if len(lacking) == len(seeds):
+        raise SpecError(f"{'; '.join(lacking)}: no seed has both; 'prism run' builds them")
+    return [
+        (sides[0][seed], sides[1][seed]) for seed in map(str, seeds) if all(seed in mine for mine in sides)
+    ], lacking
