@@ -138,7 +138,7 @@ def test_a_corpus_of_cleaned_sources_is_built_and_trained_on(tmp_path: Path) -> 
     }
     file, out = study(tmp_path, more, dedup="exact"), tmp_path / "run"
     arguments = [sys.executable, "-m", "prismlab", "run", str(file), "--out", str(out)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {record["name"]: record for record in map(_json, out.glob("artifacts/*/record.json"))}
     cleaned = {name.partition("/")[2]: record for name, record in found.items() if name.startswith("clean/")}

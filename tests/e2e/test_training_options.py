@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     command = [sys.executable, "-m", "prismlab", "run", str(folder / "study.yaml"), "--out", str(folder / "run")]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=3600, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     records = (folder / "run" / "artifacts").glob("*/record.json")

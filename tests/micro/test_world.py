@@ -159,7 +159,7 @@ def test_large_spaces_are_drawn_without_repeats_and_fast() -> None:
     spec = MicroSpec(math_min_digits=6, math_max_digits=6)
     found = list(islice(questions("math", "train", 0, spec), 20_000))
     assert len({one.id for one in found}) == 20_000
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20, "a draw that looks for what is left takes minutes"
 
 
 def test_distinct_draws_every_index_on_both_paths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,8 @@ def test_bytes_are_encoded_fast() -> None:
     encoder = Encoder(BYTES)
     started = time.process_time()
     encoder.encode(texts)
-    assert 4000 * len(texts[0]) / (time.process_time() - started) > 5e6
+    # A tokenizer that goes by merges takes seconds for these 4 MB, this one a hundredth of one.
+    assert time.process_time() - started < 1
 
 
 # Tiny bases

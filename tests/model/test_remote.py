@@ -233,7 +233,7 @@ def test_a_study_trains_merges_and_evaluates_a_class_of_its_own(tmp_path: Path) 
     env = os.environ | {"OMP_NUM_THREADS": "1", "PRISM_ODD_MARK": str(tmp_path / "mark")}
     env["HF_MODULES_CACHE"] = str(tmp_path / "modules")
     command = [sys.executable, "-m", "prismlab", "run", str(study(tmp_path)), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=env)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = {}
     for path in (tmp_path / "run/artifacts").glob("*/record.json"):

@@ -163,7 +163,7 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
         model_type(tmp_path)
 
 
-@settings(max_examples=200, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(where=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.integers(0, 40))
 def test_damage_gives_a_message_or_sound_views(tmp_path: Path, where: int, byte: int, cut: int) -> None:
     path = tmp_path / "model.safetensors"

@@ -77,7 +77,7 @@ def test_scoring_over_http_goes_on_when_the_server_is_back(
 ) -> None:
     url, state = server
     monkeypatch.setattr(score_module, "CHUNK_SAMPLES", 6)
-    monkeypatch.setattr(wire.Wire.__init__, "__defaults__", (5.0, 2, 0.001, None))
+    monkeypatch.setattr(wire.Wire.__init__, "__defaults__", (60.0, 2, 0.001, None))
     asked = ScoringSpec(by="mid", tasks=["sums"], candidates=6, samples=3, server="near")
     config = given(url, tmp_path / "sums.jsonl", asked.model_dump(mode="json"))
     config["scratch"] = str(tmp_path / "scratch")

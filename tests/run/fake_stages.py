@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
         with Path(config["counter"]).open("a") as file:
             file.write(f"{config['name']}\n")
     time.sleep(config.get("sleep", 0))
+    if config.get("meet"):
+        folder, others = Path(config["meet"][0]), config["meet"][1]
+        (folder / config["name"]).touch()
+        _until(lambda: len(list(folder.iterdir())) >= others)
     if config.get("end"):
         raise EndBranch(config["end"])
     if config.get("fail"):
@@ -35,12 +39,20 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     if config.get("snapshots"):
         (out / "snapshots" / "step-1").mkdir(parents=True)
         (out / "snapshots" / "step-1" / "w.bin").write_bytes(b"w" * 1000)
-    told = {key: value for key, value in config.items() if key not in ("files", "scratch", "counter", "sleep")}
+    told = {key: value for key, value in config.items() if key not in ("files", "scratch", "counter", "sleep", "meet")}
     (out / "data.json").write_text(json.dumps({"config": told, "read": read}, sort_keys=True))
     progress.advance(1, loss=0.25)
     progress.note("written")
     print("to the log")
     return Result(metrics={"inputs": len(inputs), "pid": os.getpid()}, tokens=10)
+
+
+def _until(there: Callable[[], bool]) -> None:
+    until = time.monotonic() + 300
+    while not there():
+        if time.monotonic() > until:
+            raise TimeoutError("the others did not come")
+        time.sleep(0.02)
 
 
 def pieces(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> Result:
@@ -70,7 +82,11 @@ def ranks(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, 
     if config.get("die") and rank == "1":
         os.kill(os.getpid(), config["die"])
     if rank == "0" and (config.get("fail") or config.get("die")):
-        time.sleep(1 if config.get("fail") else 60)
+        # What the other one tells comes first, as where this one waits for its numbers; of a death nobody tells it.
+        if config.get("fail"):
+            _until(Path(os.environ["PRISM_FAULT_FILE"]).exists)
+        else:
+            time.sleep(600)
         raise ConnectionResetError("the other one is gone")
     if rank == "0":
         (out / "data.json").write_text(json.dumps({"size": size}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,14 +64,30 @@ def test_a_follower_without_a_run_or_a_rank_says_so(tmp_path: Path, monkeypatch:
         follow(tmp_path, wait=0.0)
 
 
+def free_base(file: Path) -> int:
+    """A first port for ``PRISM_MASTER`` by which the port of the step with this job file is one that nobody has."""
+    for base in range(20000 + os.getpid() % 9000, 32000):
+        given = {"PRISM_NODES": "2", "PRISM_MASTER": f"127.0.0.1:{base}"}
+        command = torchrun_command(file, 1, given)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", int(command[command.index("--master-port") + 1])))
+            except OSError:
+                continue
+            return base
+    pytest.fail("no port is free")
+
+
 def test_two_machines_carry_out_a_step_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two torchruns of one process each, ``--nnodes 2``: the step sees two processes and is recorded once."""
     pytest.importorskip("torch")
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.setenv("PRISM_NODES", "2")
-    monkeypatch.setenv("PRISM_MASTER", f"127.0.0.1:{20000 + os.getpid() % 9000}")
     step = fake("wide", entry="fake_stages:ranks")
     plan, store = plan_of(type(step)(**{**step.__dict__, "nproc": 1}), report=False), Store(tmp_path / "run")
+    settled = plan.resolve(lambda *_: None)[step.id]
+    job = store.building / f"train-{settled.fingerprint}.{os.getpid()}.job.json"  # type: ignore[union-attr]
+    monkeypatch.setenv("PRISM_MASTER", f"127.0.0.1:{free_base(job)}")
     follower = subprocess.Popen(
         [sys.executable, "-m", "prismlab.run.nodes", str(store.root)],
         env={**os.environ, "PRISM_NODE_RANK": "1"},
@@ -82,6 +99,6 @@ def test_two_machines_carry_out_a_step_together(tmp_path: Path, monkeypatch: pyt
         Runner(plan, store, launcher=lambda slots, threads: InProcess()).run()
     (artifact,) = store.all()
     assert store.read(artifact).metrics == {"rank": "0", "size": "2"}
-    told, _ = follower.communicate(timeout=60)
+    told, _ = follower.communicate(timeout=600)
     assert follower.returncode == 0
     assert "processes ended with 0" in told

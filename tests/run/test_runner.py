@@ -158,16 +158,17 @@ def test_running_steps_end_before_an_error_is_raised(tmp_path: Path) -> None:
 
 
 def test_workers_are_reused_run_side_by_side_and_log(tmp_path: Path) -> None:
-    plan = plan_of(*(fake(f"n{i}", sleep=0.3) for i in range(6)), report=False)
-    store = prepared(tmp_path)
+    (tmp_path / "met").mkdir()
+    # Each step waits until three have begun, which one at a time never would.
+    plan = plan_of(*(fake(f"n{i}", meet=[str(tmp_path / "met"), 3]) for i in range(6)), report=False)
+    store = prepared(tmp_path / "run")
     pids: set[object] = set()
-    summary = Runner(plan, store, jobs=3).run()
+    Runner(plan, store, jobs=3).run()
     for i in range(6):
-        pids.add(record_of(tmp_path, f"train/n{i}/s0")["metrics"]["pid"])  # type: ignore[index]
+        pids.add(record_of(tmp_path / "run", f"train/n{i}/s0")["metrics"]["pid"])  # type: ignore[index]
     assert len(pids) == 3
     assert os.getpid() not in pids
-    assert summary.seconds < sum(step["seconds"] for step in summary.steps) + 5
-    assert (tmp_path / "logs" / "train_n0_s0.log").read_text() == "to the log\n"
+    assert (tmp_path / "run" / "logs" / "train_n0_s0.log").read_text() == "to the log\n"
 
 
 def test_processes_and_order_do_not_change_the_end_state(tmp_path: Path) -> None:
@@ -330,7 +331,7 @@ def test_killed_at_any_moment_and_run_again_the_end_is_the_same(tmp_path: Path) 
         time.sleep(dice.uniform(0.2, 1.1))
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 120
         while _alive_below(root) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert _alive_below(root) == [], "workers outlive a killed run"

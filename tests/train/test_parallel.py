@@ -35,7 +35,7 @@ def torchrun(*arguments: str, nproc: int = 2, extra: list[str] | None = None) ->
     )
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 300) -> str:
+def finished(process: subprocess.Popen[str], seconds: float = 1800) -> str:
     _, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors[-4000:]
     return errors

@@ -140,6 +140,20 @@ def test_runs_that_are_not_one_are_refused_with_the_remedy(tmp_path: Path, how: 
         )
 
 
+def test_what_a_stopped_run_left_of_its_trunk_is_no_part_of_it(tmp_path: Path) -> None:
+    """It may be of more processes: their parts would lie in the artifact, or be taken for those of this run."""
+    prepare(tmp_path)
+    for name in (".partial-00000003", ".dropped-step-00000003"):
+        left = tmp_path / "a" / "trunk" / name
+        left.mkdir(parents=True)
+        (left / "part-00001.safetensors").write_bytes(b"half")
+        (left / "part-00001.json").write_text("{}")
+    first = train(tmp_path, "a", 3, branch=3)
+    files = sorted(str(path.relative_to(first / "trunk")) for path in (first / "trunk").rglob("*") if path.is_file())
+    wanted = ("part-00000.json", "part-00000.safetensors", "save.json")
+    assert files == [f"step-00000003/{name}" for name in wanted]
+
+
 @pytest.mark.parametrize("packing", [{}, {"method": "best_fit", "window": 50}])
 def test_corpora_of_different_lengths_begin_alike(tmp_path: Path, packing: dict[str, Any]) -> None:
     """What a trunk relies on: rows do not depend on how many come after them."""
@@ -198,7 +212,7 @@ def test_two_processes_leave_a_trunk_and_take_it_up(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += [str(tmp_path / "two.py"), str(tmp_path), str(Path(__file__).parent), part]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command, capture_output=True, text=True, timeout=1800, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
         assert done.returncode == 0, done.stderr[-2000:]
     alone = losses(train(tmp_path, "alone", 6))

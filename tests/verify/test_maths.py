@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -157,7 +159,8 @@ def test_reasons(pool: MathPool) -> None:
 
 
 def test_extraction_takes_linear_time() -> None:
-    began = time.perf_counter()
+    """A search that began anew at every character would take minutes of a processor."""
+    began = time.thread_time()
     for text in (
         "The final answer is " + " " * 60_000 + "x",
         r"\boxed{" * 20_000,
@@ -172,7 +175,7 @@ def test_extraction_takes_linear_time() -> None:
     ):
         answer_text(text)
         clean(text[:LONGEST])
-    assert time.perf_counter() - began < 2.0
+    assert time.thread_time() - began < 20.0
 
 
 @given(
@@ -266,18 +269,22 @@ def test_an_answer_is_never_run(pool: MathPool, tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+def kill_idle(pool: MathPool) -> None:
+    """Kill the workers that wait, and wait until they have ended."""
+    for worker in list(pool.idle):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(worker.handle, signal.SIGKILL)
+        assert select.select([worker.handle], [], [], 120.0)[0]
+
+
 def test_workers_are_killed_and_replaced(pool: MathPool) -> None:
     assert pool.ask("x+1", "1+x", 20.0) == "right"
-    for worker in list(pool.idle):
-        signal.pidfd_send_signal(worker.handle, signal.SIGKILL)
-    time.sleep(0.05)
+    kill_idle(pool)
     assert pool.ask("x+1", "1+x", 20.0) == "right"
     assert pool.parent is not None
     pool.parent.kill()
     pool.parent.wait()
-    for worker in list(pool.idle):
-        signal.pidfd_send_signal(worker.handle, signal.SIGKILL)
-    time.sleep(0.05)
+    kill_idle(pool)
     assert pool.ask("x+1", "1+x", 20.0) == "right"
 
 
