@@ -277,6 +277,21 @@ def test_c7_a_control_that_does_not_match_is_no_control(key: str, value: object)
     assert any("is no control of" in note and repr(value) in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("arm", [RL, "mid[MCS]>finetune[MCS]"])
+@pytest.mark.parametrize("known", [True, False])
+def test_c7_a_control_that_cannot_be_held_against_rl_is_none(arm: str, known: bool) -> None:
+    """A study may name a merge, or a checkpoint from outside, for an arm: neither tells how it was trained."""
+    world = complete()
+    if known:
+        world.study["checkpoints"]["elsewhere"] = {"stage": "merge", "weights": {"base": 0.5, "mid-mcs": 0.5}}
+    world.arms[arm] = "elsewhere"
+    share = 0.05 if arm == RL else 0.4
+    world.weigh(MCS, arm, near(0.001, 1e-5, "l"), near(share, 0.002, "s"))
+    found = entry(world, "C7")
+    assert found["verdict"] == "inconclusive"
+    assert "the study file does not say how 'elsewhere' was trained" in found["notes"][0]
+
+
 def test_c8_needs_every_threshold() -> None:
     world = complete()
     for artifact in world.inputs.values():

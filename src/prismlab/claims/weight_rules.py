@@ -36,6 +36,10 @@ def _percent(table: Table, old: str, new: str, threshold: float = 0.01, part: st
 def _mismatch(table: Table) -> list[str]:
     """What keeps the control from being one: settings in which it differs from the RL run."""
     run, control = table.spec(RL), table.spec(CONTROL)
+    for arm, spec in ((RL, run), (CONTROL, control)):
+        # A study may name a merge, or a checkpoint from outside, for an arm.
+        if arm in table.arms and "optimizer" not in (spec or {}):
+            return [f"the study file does not say how {table.arms[arm]!r} was trained"]
     if run is None or control is None:
         return []
     differing: list[str] = []

@@ -26,6 +26,6 @@ STAGES: dict[str, tuple[str, int]] = {
     "landscape": ("prismlab.analyse.landscape:run", 4),
     "frontier": ("prismlab.rl.frontier:run", 2),
     "gate": ("prismlab.evaluate.retention:run", 4),
-    "claims": ("prismlab.claims.ledger:run", 5),
+    "claims": ("prismlab.claims.ledger:run", 6),
     "report": ("prismlab.report.html:run", 6),
 }
