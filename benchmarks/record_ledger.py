@@ -85,7 +85,7 @@ def verdict_table(ledger: dict[str, Any]) -> list[str]:
     for claim in ledger["claims"]:
         effect = claim["effect"]
         p = "–" if claim["p"] is None else f"{claim['p']:.2g} ({claim['p_holm']:.2g})"
-        hangs = effect["label"] if effect else "; ".join(claim["missing"])[:90]
+        hangs = effect["label"] if effect else "; ".join(claim["missing"])
         row = [f"{claim['id']} {claim['title']}", claim["verdict"], hangs, effect_text(effect), claim["test"] or "–", p]
         lines.append(f"| {' | '.join(row)} | {claim['paper']['text']} |")
     return lines

@@ -42,7 +42,8 @@ class Kind(StrEnum):
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<study's name>.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads a step; default the study's own.")
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, max=256, help="CPU threads a step; default the study's own."),
 ]
 
 
@@ -96,7 +97,9 @@ app.command(epilog=cli_plan.PLAN)(cli_plan.plan)
 @app.command(epilog="Examples:  prism run study.yaml --jobs 2  |  prism run study.yaml --until train/mid-mc")
 def run(
     study: StudyFile,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Steps at a time; default the study's own.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="N", min=1, help="Steps at a time; default the study's own.")
+    ] = None,
     threads: Threads = None,
     out: Out = None,
     until: Annotated[
@@ -169,13 +172,16 @@ def diff(
         str | None, typer.Option("--by", metavar="PART", help="component, subcomponent, layer or tensor.")
     ] = None,
     svd: Annotated[
-        str | None, typer.Option("--svd", metavar="PATTERN", help="Stable ranks of tensors whose name matches.")
+        str | None,
+        typer.Option("--svd", metavar="PATTERN", help="Stable ranks of tensors whose name matches (a regex)."),
     ] = None,
     master: Annotated[
         Path | None, typer.Option("--master", metavar="FOLDER", help="B's float32 weights: what rounding hides.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; default all.")] = None,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, max=256, help="CPU threads; default all.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet and a page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,
 ) -> None:
@@ -203,16 +209,16 @@ def cka(
         list[Path] | None,
         typer.Option("--inputs", metavar="FILE", help="Texts: .txt lines, .jsonl, .parquet, .gz; a set each."),
     ] = None,
-    field: Annotated[str, typer.Option("--field", help="Field of the rows.")] = "text",
-    n: Annotated[int, typer.Option("--n", help="Inputs a set.")] = 200,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens an input is cut to.")] = 256,
-    resamples: Annotated[int, typer.Option("--resamples", help="Resamples for the spread.")] = 20,
-    resample_size: Annotated[int, typer.Option("--resample-size", help="Inputs a resample.")] = 100,
-    batch: Annotated[str, typer.Option("--batch", help="auto (padded), equal (lengths) or 1.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Field of the rows.")] = "text",
+    n: Annotated[int, typer.Option("--n", metavar="N", help="Inputs a set.")] = 200,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Tokens an input is cut to.")] = 256,
+    resamples: Annotated[int, typer.Option("--resamples", metavar="N", help="Resamples for the spread.")] = 20,
+    resample_size: Annotated[int, typer.Option("--resample-size", metavar="N", help="Inputs a resample.")] = 100,
+    batch: Annotated[str, typer.Option("--batch", metavar="HOW", help="auto (padded), equal (lengths) or 1.")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", metavar="TYPE", help="auto, float32, bfloat16 or float16.")] = "auto",
     cross: Annotated[bool, typer.Option("--cross", help="Also every layer against every layer.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of inputs and of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the choice of inputs and of the resamples.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet, page; resume.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
 ) -> None:
@@ -242,14 +248,16 @@ def merge(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the merged checkpoint: new or empty.")],
     dtype: Annotated[
-        str, typer.Option("--dtype", help="keep (the first's), bfloat16, float16, float32 or float64.")
+        str, typer.Option("--dtype", metavar="TYPE", help="keep (the first's), bfloat16, float16, float32 or float64.")
     ] = "keep",
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", metavar="SIZE", help="Of a file.")] = "5GB",
     unnormalised: Annotated[bool, typer.Option("--unnormalised", help="Weights need not sum to 1.")] = False,
     tokenizer_from: Annotated[
         str | None, typer.Option("--tokenizer-from", metavar="A", help="Whose tokenizer, where they differ.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="That read, add and write.")] = 2,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", min=1, max=256, help="That read, add and write.")
+    ] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
 ) -> None:
     """Write a weighted sum of checkpoints as a checkpoint."""
@@ -271,7 +279,7 @@ def merge(
 def trajectory(
     start: Annotated[str, typer.Argument(metavar="START", help="Where the run began: a folder or model id.")],
     snapshots: Annotated[
-        list[str] | None, typer.Argument(metavar="[SNAP ...]", help="Checkpoints of the run, in order.")
+        list[str] | None, typer.Argument(metavar="SNAP", help="Checkpoints of the run, in order.")
     ] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="FOLDER", help="Instead: a folder with step-* or checkpoint-*.")
@@ -280,13 +288,14 @@ def trajectory(
         tuple[str, Path] | None, typer.Option("--against", metavar="START FOLDER", help="A second run to compare.")
     ] = None,
     threshold: Annotated[
-        list[float] | None, typer.Option("--threshold", help="Relative change; repeat for several.")
+        list[float] | None,
+        typer.Option("--threshold", metavar="SHARE", help="Relative change that counts; repeat. Default 0.1% to 10%."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet, page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,
 ) -> None:
-    """Measure how a run moves away from its start, checkpoint by checkpoint."""
+    """Measure how a run moves away from its start, step by step."""
     from prismlab.tools.trajectory import trajectory as follow
 
     levels = threshold or ()
@@ -308,16 +317,22 @@ def landscape(
     micro: Annotated[
         list[str] | None, typer.Option("--micro", metavar="TASK", help="Generated: math, code or science.")
     ] = None,
-    points: Annotated[int, typer.Option("--points", help="Points a leg, its ends included.")] = 5,
-    grid: Annotated[int | None, typer.Option("--grid", help="Points a side of a grid; default none.")] = None,
-    items: Annotated[int, typer.Option("--items", min=1, help="Items a task, at most.")] = 200,
-    samples: Annotated[int, typer.Option("--samples", help="Samples an item.")] = 1,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.6,
-    top_p: Annotated[float, typer.Option("--top-p", help="Nucleus sampling mass.")] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest response, in tokens.")] = 512,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling and intervals.")] = 0,
+    points: Annotated[int, typer.Option("--points", metavar="N", help="Points a leg, its ends included.")] = 5,
+    grid: Annotated[
+        int | None, typer.Option("--grid", metavar="N", help="Points a side of a grid; default none.")
+    ] = None,
+    items: Annotated[int, typer.Option("--items", metavar="N", min=1, help="Items a task, at most.")] = 200,
+    samples: Annotated[int, typer.Option("--samples", metavar="N", help="Samples an item.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")] = 0.6,
+    top_p: Annotated[float, typer.Option("--top-p", metavar="P", help="Nucleus sampling mass.")] = 0.95,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", help="Longest response, in tokens.")
+    ] = 512,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="TYPE", help="Of the weights: float32, bfloat16 or float16.")
+    ] = "float32",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of sampling and intervals.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet, page; resume.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
 ) -> None:

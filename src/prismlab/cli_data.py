@@ -19,10 +19,10 @@ app = typer.Typer(
 
 @app.command(epilog="Examples:  prism data sources  |  prism data sources dclm-edu  |  prism data sources --json")
 def sources(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME ...]", help="Show all of these recipes.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show all of these recipes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
 ) -> None:
-    """List the sources of the reference study: name, domain, licence, tokens, columns, place."""
+    """List the reference study's sources: domain, licence, tokens."""
     from prismlab.tools.data_sources import sources as show
 
     show(as_json=as_json, names=names or ())
@@ -36,8 +36,8 @@ def clean(
     study: Annotated[Path, typer.Argument(metavar="FILE", help="A study, or a file with mixtures (YAML).")],
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the documents and the work.")],
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes at a time.")] = 1,
-    executor: Annotated[str, typer.Option("--executor", help="local, slurm or ray.")] = "local",
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")] = 1,
+    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="local, slurm or ray.")] = "local",
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the executor; repeat.")
     ] = None,
@@ -78,12 +78,12 @@ def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A study, or a file with mixtures (YAML).")],
     mixture: Annotated[str, typer.Argument(metavar="MIXTURE", help="Name of a mixture.")],
     tokens: Annotated[str, typer.Option("--tokens", metavar="N", help="The budget: 26.2B, 500M, 8192.")],
-    seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=2**20, help="Tokens a row.")] = 8192,
-    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Processes that train.")] = 1,
+    seq_len: Annotated[int, typer.Option("--seq-len", metavar="N", min=2, max=2**20, help="Tokens a row.")] = 8192,
+    ranks: Annotated[int, typer.Option("--ranks", metavar="N", min=1, help="Processes that train.")] = 1,
     rows_per_step: Annotated[
-        int | None, typer.Option("--rows-per-step", min=1, help="Rows of all ranks; default one a rank.")
+        int | None, typer.Option("--rows-per-step", metavar="N", min=1, help="Rows of all ranks; default one a rank.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that tokenise.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes that tokenise.")] = 1,
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Run folders with earlier builds.")] = Path(
         "runs"
     ),
@@ -127,15 +127,21 @@ def build(
         str, typer.Option("--tokenizer", metavar="FOLDER|ID", help="Whose tokenizer; 'bytes' for that of tiny models.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the corpus.")],
-    seq_len: Annotated[int, typer.Option("--seq-len", min=8, max=2**20, help="Tokens a row.")] = 8192,
-    rows_per_step: Annotated[int, typer.Option("--rows-per-step", min=1, help="Round down to steps of so many.")] = 1,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes at a time.")] = 1,
+    seq_len: Annotated[int, typer.Option("--seq-len", metavar="N", min=8, max=2**20, help="Tokens a row.")] = 8192,
+    rows_per_step: Annotated[
+        int, typer.Option("--rows-per-step", metavar="N", min=1, help="Round down to steps of so many.")
+    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")] = 1,
     packing: Annotated[Method, typer.Option("--packing", help="How documents are laid out.")] = Method.concat,
-    overlap: Annotated[int, typer.Option("--overlap", min=0, help="With best_fit: tokens that chunks share.")] = 0,
-    min_tokens: Annotated[int, typer.Option("--min-tokens", min=0, help="Pass over shorter documents.")] = 0,
+    overlap: Annotated[
+        int, typer.Option("--overlap", metavar="N", min=0, help="With best_fit: tokens that chunks share.")
+    ] = 0,
+    min_tokens: Annotated[
+        int, typer.Option("--min-tokens", metavar="N", min=0, help="Pass over shorter documents.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
 ) -> None:
-    """Clean, decontaminate, tokenise, mix and pack; stopped, it goes on."""
+    """Clean, tokenise, mix and pack; stopped, it goes on."""
     from prismlab.errors import SpecError
     from prismlab.study.checkpoints import PackingSpec, TrainSpec
     from prismlab.study.load import load_mixtures
@@ -170,7 +176,9 @@ def show(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", metavar="FOLDER|ID", help="If not the one it was built with.")
     ] = None,
-    characters: Annotated[int, typer.Option("--characters", min=0, help="Of a document; 0 for all.")] = 600,
+    characters: Annotated[
+        int, typer.Option("--characters", metavar="N", min=0, help="Of a document; 0 for all.")
+    ] = 600,
 ) -> None:
     """Show rows as text, with documents and domains."""
     from prismlab.tools.data_show import show as print_rows

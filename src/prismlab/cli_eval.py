@@ -24,25 +24,40 @@ def evaluate(
     tasks: Annotated[
         list[str] | None, typer.Option("--tasks", metavar="NAME", help="Benchmarks; repeat or a,b.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items a benchmark, chosen at random.")] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0, max=100, help="Worked examples.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Items a benchmark, drawn at random; default all.")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option("--shots", metavar="N", min=0, max=100, help="Worked examples; default the suite's.")
+    ] = None,
     length: Annotated[
         list[int] | None, typer.Option("--length", metavar="N", help="Tokens of long items; repeat for several.")
     ] = None,
-    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Samples an item.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling mass.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest response.")] = None,
-    template: Annotated[str, typer.Option("--template", help="Prompt template of sampled items.")] = "think",
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling and of generated items.")] = 0,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="N", min=1, help="Samples an item; default the suite's.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", metavar="T", min=0.0, help="0 is greedy; default the suite's.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", metavar="P", help="Nucleus sampling mass; default the suite's.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest response, in tokens; default the suite's."),
+    ] = None,
+    template: Annotated[
+        str, typer.Option("--template", metavar="NAME", help="Prompt template of sampled items.")
+    ] = "think",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of sampling and of generated items.")] = 0,
     include: Annotated[
         list[Path] | None, typer.Option("--include", metavar="DIR", help="Of harness: your own tasks.")
     ] = None,
     exclude: Annotated[
         Path | None, typer.Option("--exclude", metavar="FILE", help="Items in training data: task/item a line.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", metavar="TYPE", help="float32, bfloat16 or float16.")] = "float32",
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="With fetch: where the sets go.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Rows and results; resume there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,

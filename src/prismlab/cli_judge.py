@@ -19,11 +19,16 @@ def gate(
     what: Annotated[list[str], typer.Argument(metavar="STUDY | BASE NEW", help="A study file, or two names or files.")],
     rows_base: Annotated[Path | None, typer.Option("--rows-base", metavar="FILE", help="Rows of BASE.")] = None,
     rows_new: Annotated[Path | None, typer.Option("--rows-new", metavar="FILE", help="Rows of NEW.")] = None,
-    reference: Annotated[str | None, typer.Option("--reference", help="Of a study: what is held up.")] = None,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="Of a study: what is tested.")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="NAME", help="Of a study: what is held up.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="NAME", help="Of a study: what is tested.")
+    ] = None,
     suite: Annotated[str | None, typer.Option("--suite", metavar="NAME", help="Of a study: the evaluation.")] = None,
     margin: Annotated[
-        list[str] | None, typer.Option("--margin", metavar="POINTS", help="2.0, or of one benchmark: math=1.5.")
+        list[str] | None,
+        typer.Option("--margin", metavar="POINTS", help="2 (the default), or of one benchmark: math=1.5."),
     ] = None,
     runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Run folder of the study.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON and a page.")] = None,
@@ -73,8 +78,15 @@ def advise(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file.")],
     gain: Annotated[str | None, typer.Option("--gain", metavar="EVAL", help="Evaluation of the gain.")] = None,
     loss: Annotated[str | None, typer.Option("--loss", metavar="EVAL|text", help="Of what may be lost.")] = None,
-    reference: Annotated[str | None, typer.Option("--reference", help="Held against; else the base.")] = None,
-    margin: Annotated[float | None, typer.Option("--margin", help="Loss that counts as retained.")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="NAME", help="Held against; else the base.")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin", metavar="X", help="Loss that counts as retained; default the claims' margin, or 2 points."
+        ),
+    ] = None,
     runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Run folder of the study.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON and a page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,

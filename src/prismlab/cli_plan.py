@@ -19,13 +19,16 @@ def plan(
         Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<study's name>.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads a step; default the study's own.")
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, max=256, help="CPU threads a step; default the study's own."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="h100, h200, a100, or cpu (measured); default h100.")
+        str | None,
+        typer.Option("--device", metavar="DEVICE", help="h100, h200, a100, or cpu (measured); default h100."),
     ] = None,
     devices: Annotated[
-        int | None, typer.Option("--devices", min=1, max=100_000, help="How many train; default the study's own.")
+        int | None,
+        typer.Option("--devices", metavar="N", min=1, max=100_000, help="How many train; default the study's own."),
     ] = None,
     device_memory: Annotated[
         float | None,
@@ -37,10 +40,13 @@ def plan(
         ),
     ] = None,
     utilisation: Annotated[
-        float | None, typer.Option("--utilisation", min=0.001, max=1.0, help="Of the matrix rate, in training; 0.4.")
+        float | None,
+        typer.Option(
+            "--utilisation", metavar="SHARE", min=0.001, max=1.0, help="Of the matrix rate, in training; default 0.4."
+        ),
     ] = None,
 ) -> None:
-    """Show the steps: state, tokens, operations, disk, time; what trainings need of devices."""
+    """Show steps, tokens, operations, disk, time; whether it fits."""
     from prismlab.commands_plan import Asked, show_plan
 
     asked = Asked(device=device, devices=devices, memory_gb=device_memory, utilisation=utilisation)

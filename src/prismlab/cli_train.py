@@ -11,7 +11,7 @@ MODELS = "Examples:  prism models  |  prism models nemotron-h-8b  |  prism model
 
 def models(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME ...]", help="Short names, hub ids or folders; none for all.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Short names, hub ids or folders; none for all.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
 ) -> None:

@@ -211,6 +211,11 @@ CASES = [
     ("prompts/mc/tasks", ["addition", "addition"], ": prompts.mc.tasks: 'addition' stands there twice", None),
     ("analyses/cka/sources", ["web", "web"], ": analyses.cka.sources: 'web' stands there twice", None),
     ("sources", [], ": sources: [] is of the wrong type; allowed: a mapping of names", None),
+    ("checkpoints/base/wandb", "", ": checkpoints.base: 'wandb' is blank: give it a text, or leave it out", None),
+    ("checkpoints/base/wandb", " \n", ": checkpoints.base: 'wandb' is blank", None),
+    ("checkpoints/rl/wandb", "", ": checkpoints.rl: 'wandb' is blank", None),
+    ("bases/mine", {"checkpoint": ""}, ": bases.mine: 'checkpoint' is blank", None),
+    ("sources/own", {"files": ["a.jsonl", ""], "domain": "web"}, ": sources.own: 'files' is blank", None),
 ]
 
 
@@ -284,6 +289,10 @@ TEXTS = [
     ("- a\n- b\n", ": the file is a list, not a mapping"),
     ("", ": the file is empty, not a mapping"),
     ("name: x\tbases\n  y: \t- 1\n: :", "not YAML"),
+    (
+        "name: x\nbases:\n\tt: {arch: llama}\n",
+        ":3: not YAML: found character '\\t' that cannot start any token; indent",
+    ),
 ]
 
 
@@ -297,7 +306,7 @@ def test_rows_are_split_evenly_over_processes(tmp_path: Path) -> None:
 
 def test_rows_both_evaluated_and_trained_on_are_told(tmp_path: Path) -> None:
     for name in ("train.jsonl", "test.jsonl"):
-        (tmp_path / name).write_text("{}\n")
+        (tmp_path / name).write_text(f'{{"q": "{name}", "a": "1"}}\n')
     fields = {"question": "q", "answer": "a"}
     task: dict[str, Any] = {"domain": "math", "verifier": "number", "fields": fields}
     data = study()
@@ -307,7 +316,7 @@ def test_rows_both_evaluated_and_trained_on_are_told(tmp_path: Path) -> None:
 
     def told() -> list[str]:
         loaded = load_study(written(tmp_path, data))
-        return [line.partition(" is ")[2].split(":")[0] for line in leaks(loaded.study, loaded.files)]
+        return [line.partition(" is ")[2].split(" (")[0] for line in leaks(loaded.study, loaded.files)]
 
     assert told() == [], "two files, and tasks of the micro world, which parts its own"
     data["tasks"]["other"]["files"] = ["t*.jsonl"]
@@ -364,6 +373,8 @@ def test_globs_start_from_the_studys_folder_and_must_match(tmp_path: Path) -> No
         "sources.own.files[0]: no file matches 'd*.txt'"
         in refused(tmp_path, changed("sources/own", {**source, "files": ["d*.txt"]}))[0]
     )
+    told = refused(tmp_path, changed("sources/own", {**source, "files": ["$HOME/*.jsonl"]}))[0]
+    assert told.endswith("; variables such as $HOME stay as they are written")
     assert (
         "'c.csv' has no known ending; allowed: .jsonl"
         in refused(tmp_path, changed("sources/own", {**source, "files": ["c.csv"]}))[0]

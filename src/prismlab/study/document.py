@@ -156,7 +156,9 @@ def read_document(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path}:{error.line}: {error.what}") from error
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SpecError(f"{path}{line}: not YAML: {error.problem or error.context}") from error
+        what = error.problem or error.context or ""
+        spaces = "; indent with spaces, YAML takes no tabs" if "'\\t'" in what else ""
+        raise SpecError(f"{path}{line}: not YAML: {what}{spaces}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):

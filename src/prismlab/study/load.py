@@ -55,7 +55,10 @@ def _matches(folder: Path, patterns: Sequence[str], suffixes: Sequence[str], whe
             within = (file for match in matches for file in sorted(Path(match).rglob("*")))
             files = [file.resolve() for file in within if file.is_file() and file.name.endswith(tuple(suffixes))]
         if not files:
-            raise SpecError(f"{where}[{number}]: no file matches {pattern!r}; it was looked for from {folder}")
+            variables = "; variables such as $HOME stay as they are written" if "$" in pattern else ""
+            raise SpecError(
+                f"{where}[{number}]: no file matches {pattern!r}; it was looked for from {folder}{variables}"
+            )
         for file in files:
             if not file.name.endswith(tuple(suffixes)):
                 raise SpecError(problem(f"{where}[{number}]", f"{file.name!r} has no known ending", suffixes))

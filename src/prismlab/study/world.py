@@ -16,6 +16,12 @@ def _holds_truth_value(value: object, annotation: object) -> bool:
     return any(isinstance(one, bool) for one in inside)
 
 
+def _is_blank(value: object) -> bool:
+    """Whether a value is text without a character to be seen, or a list with such a text in it."""
+    inside: list[object] = cast(list[object], value) if isinstance(value, list) else [value]
+    return any(isinstance(one, str) and not one.strip() for one in inside)
+
+
 class Spec(BaseModel):
     """Frozen, keyword-only, no unknown keys, no NaN; docstrings beneath fields are their descriptions."""
 
@@ -25,13 +31,16 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _truth_values_where_they_belong(cls, data: Any) -> object:
+    def _truth_values_and_blanks_where_they_belong(cls, data: Any) -> object:
         """Python takes true for 1, and YAML reads the bare words yes, no, on and off as truth values too."""
         given = cast(dict[object, object], data) if isinstance(data, dict) else {}
         for name, field in cls.model_fields.items():
             key = field.alias or name
             if key in given and field.annotation is not bool and _holds_truth_value(given[key], field.annotation):
                 raise ValueError(f"{key!r} is true or false (yes, no, on, off too): give a number, or quote the text")
+            # A path '' would be the study's own folder, a project '' whatever the service makes of it.
+            if key in given and given[key] != field.default and _is_blank(given[key]):
+                raise ValueError(f"{key!r} is blank: give it a text, or leave it out")
         return cast(object, data)
 
 

@@ -197,8 +197,10 @@ def sides_of_study(
     Raises:
         SpecError: the evaluation is unknown or not said, one of both was not evaluated, or no seed has both.
     """
+    if not evaluations:
+        raise SpecError("the study has no evaluation with tasks or a suite, so there is nothing to hold up")
     if suite is None and len(evaluations) != 1:
-        raise SpecError(f"the study has the evaluations {', '.join(evaluations) or '(none)'}; name one with --suite")
+        raise SpecError(f"the study has the evaluations {', '.join(evaluations)}; name one with --suite")
     suite = suite or evaluations[0]
     if suite not in evaluations:
         raise SpecError(
