@@ -16,6 +16,7 @@ FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",  # which a container may have little of
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -38,7 +39,7 @@ def visit(path: Path, scratch: Path) -> tuple[str, list[str], set[str]]:
     log = scratch / "net.json"
     files = (f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}")
     done = subprocess.run(
-        [str(BROWSER), *FLAGS, *files, path.as_uri()], capture_output=True, text=True, timeout=180, check=True
+        [str(BROWSER), *FLAGS, *files, path.as_uri()], capture_output=True, text=True, timeout=1800, check=True
     )
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     asked: set[str] = set()

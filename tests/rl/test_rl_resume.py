@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,8 +69,15 @@ def die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killer(phase: str, step: int) -> None:
-    """Arms this process to be killed in a phase of a step."""
+def settled() -> None:
+    """Wait until the save under way is on the disk."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("save-"):
+            thread.join()
+
+
+def killer(phase: str, step: int, saved: bool) -> None:
+    """Arms this process to be killed in a phase of a step; if ``saved``, once the save under way is complete."""
     at = {"step": 0, "sampling": 0, "verification": 0}
     begin, update, save = Trainer._generate_single_turn, Trainer.training_step, Saves._write
     draw, judge = Passes._forward, module.reward_of
@@ -88,7 +96,11 @@ def killer(phase: str, step: int) -> None:
 
     def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
         loss = update(self, *args, **kwargs)
-        return die() if phase == "update" and self.state.global_step + 1 == step else loss
+        if phase == "update" and self.state.global_step + 1 == step:
+            if saved:
+                settled()
+            die()
+        return loss
 
     def written(self: Any, aside: Path, draft: Any) -> Any:
         if phase == "save" and draft.step >= step:
@@ -101,11 +113,13 @@ def killer(phase: str, step: int) -> None:
     Trainer._generate_single_turn, Trainer.training_step, Saves._write = begun, stepped, written
 
 
-def killed(go: Callable[..., Any], out: Path, scratch: Path, phase: str, step: int, **changes: Any) -> None:
+def killed(
+    go: Callable[..., Any], out: Path, scratch: Path, phase: str, step: int, saved: bool = False, **changes: Any
+) -> None:
     """Run in a process of its own until it kills itself."""
 
     def child() -> None:
-        killer(phase, step)
+        killer(phase, step, saved)
         go(out, scratch, **changes)
 
     process = multiprocessing.get_context("fork").Process(target=child)
@@ -166,7 +180,7 @@ def test_a_save_that_is_written_late_holds_its_own_step_alone(
 def test_what_was_sampled_is_not_sampled_again(
     go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed(go, tmp_path / "killed", tmp_path / "scratch", "update", 6)
+    killed(go, tmp_path / "killed", tmp_path / "scratch", "update", 6, saved=True)
     sampled: list[int] = []
     judged: list[str] = []
     sample = TransformersSampler.sample

@@ -1,9 +1,9 @@
 """Runs the hostile programs through one sandbox and prints what became of them as JSON.
 
 It needs the standard library alone, so that any user's Python can run it: ``python drive.py LEVEL SECONDS [FILE]``.
-Programs that are to end by themselves, or by their memory, have 20 s, which a busy machine may need; others have
-SECONDS. FILE holds rows of the shared sample. ``over`` is how long after its limit a program's verdict came, ``waited``
-how long it waited for its start.
+Programs that are to end by themselves, or by another limit than the clock's, have 120 s, which a busy machine may need;
+others have SECONDS. FILE holds rows of the shared sample. ``over`` is how long after its limit a program's verdict
+came, ``waited`` how long it waited for its start.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main():
 
     def one(job):
         kind, name, source, expected, judge = job
-        seconds = 20.0 if expected in ("right", "memory") else float(sys.argv[2])
+        seconds = 120.0 if expected in ("right", "memory", "crashed", "failed", "output") else float(sys.argv[2])
         return {"kind": kind, "name": name, "expected": expected, **judge(box, source, seconds)}
 
     with ThreadPoolExecutor(6) as threads:

@@ -85,7 +85,7 @@ FORGERIES = [
     Program("right, then fails", ANSWER + "raise SystemExit(3)", "failed"),
     Program("right, then crashes", ANSWER + "import os,sys;sys.stdout.flush();os.abort()", "crashed"),
     Program("right, then killed", ANSWER + "import os,sys;sys.stdout.flush();os.kill(os.getpid(),9)"),
-    Program("right, then waits", ANSWER + "import sys,time;sys.stdout.flush();time.sleep(30)", "time"),
+    Program("right, then waits", ANSWER + "import sys,time;sys.stdout.flush();time.sleep(600)", "time"),
     Program("right, then floods", ANSWER + "while 1:print('x'*65536)", "output"),
     Program("answer on standard error", "import sys;a,b=map(int,input().split());print(a+b,file=sys.stderr)"),
     Program(
@@ -97,7 +97,7 @@ FORGERIES = [
     Program("NUL and blank", "import os;os.write(1,b'\\0 \\0')"),
     Program("no end of input", ("import sys\nwhile 1:sys.stdin.read()"), "time"),
     Program("closes all", ("import os\nfor fd in range(64):\n try:os.close(fd)\n except OSError:pass")),
-    Program("closes output, stays", "import os,time;os.close(1);os.close(2);os.close(0);time.sleep(30)", "time"),
+    Program("closes output, stays", "import os,time;os.close(1);os.close(2);os.close(0);time.sleep(600)", "time"),
     Program("surrogates in the source", ("print('\ud800')\n\udfff"), "failed"),
     Program("NUL in the source", "print(5)\0", "failed"),
     Program(
@@ -354,7 +354,7 @@ FUNCTIONS = [
     Program("floods the control socket", "import os\ndef add(a,b):\n while 1:os.write(3,b'x'*65536)"),
     Program(
         "half an answer on the control socket",
-        'import os,time\ndef add(a,b):\n os.write(3,b\'["l","value",["l",\');time.sleep(30)',
+        'import os,time\ndef add(a,b):\n os.write(3,b\'["l","value",["l",\');time.sleep(600)',
     ),
     Program(
         "a float beyond all on the control socket",
@@ -708,7 +708,7 @@ STAY = [
             "if os.fork()==0:\n"
             " try:os.setsid()\n"
             " except OSError:pass\n"
-            " if os.fork()==0:time.sleep(30)\n"
+            " if os.fork()==0:time.sleep(600)\n"
             " os._exit(0)\n"
         )
         + ANSWER,
@@ -756,8 +756,8 @@ STAY = [
             "for i in range(8):\n"
             " if os.fork()==0:\n"
             "  x=bytearray(200<<20)\n"
-            "  time.sleep(30)\n"
-            "time.sleep(30)"
+            "  time.sleep(600)\n"
+            "time.sleep(600)"
         ),
         "memory",
     ),
@@ -785,10 +785,10 @@ STAY = [
     ),
     Program("hash of a huge power", "print(hash(10**10**8))"),
     Program("kills its group", "import os;os.kill(0,9)", "crashed"),
-    Program("kills all that it may", "import os,time\ntry:os.kill(-1,9)\nexcept OSError:pass\ntime.sleep(30)"),
+    Program("kills all that it may", "import os,time\ntry:os.kill(-1,9)\nexcept OSError:pass\ntime.sleep(600)"),
     Program(
         "signals to the first process",
-        "import os,time\nfor s in range(1,65):\n try:os.kill(1,s)\n except OSError:pass\ntime.sleep(30)",
+        "import os,time\nfor s in range(1,65):\n try:os.kill(1,s)\n except OSError:pass\ntime.sleep(600)",
         "time",
     ),
     Program("single bytes without end", "import os\nwhile 1:os.write(1,b'x')"),
@@ -799,7 +799,7 @@ STAY = [
     Program(
         "children that hold the output",
         ANSWER
-        + "import os,sys,time;sys.stdout.flush()\nfor i in range(5):\n if os.fork()==0:time.sleep(30);os._exit(0)",
+        + "import os,sys,time;sys.stdout.flush()\nfor i in range(5):\n if os.fork()==0:time.sleep(600);os._exit(0)",
         "right",
     ),
     Program("regular expression without end", "import re;re.match('(a+)+$','a'*64+'b')", "time"),

@@ -64,6 +64,8 @@ try:
         n += 1
 except OSError:
     pass
+if n == 400:
+    time.sleep(3)  # nothing has refused it: who only watches is given time to look
 print(n)
 """
 FILL = """
@@ -73,9 +75,10 @@ try:
             file.write(b"x" * (1 << 20))
 except OSError:
     pass
-import time
+if n == 399:
+    import time
+    time.sleep(3)
 print(n)
-time.sleep(0.3)
 """
 GROUP = """
 import os, time
@@ -188,7 +191,7 @@ def _limits(box: Sandbox) -> list[Finding]:
     many = forks.status == "processes" or (forks.stdout.strip().isdigit() and int(forks.stdout) <= 20)
     full = fill.status == "scratch" or (fill.stdout.strip().isdigit() and int(fill.stdout) <= box.scratch)
     return [
-        stopped("wall clock", slow, slow.status == "time" and slow.seconds < 5.0),
+        stopped("wall clock", slow, slow.status == "time" and slow.seconds < 20.0),
         stopped("memory of a process", big, big.status == "memory"),
         stopped("memory of a group", group, group.status == "memory"),
         stopped("processes", forks, many and forks.status != "fault"),
