@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from prismlab.errors import DataError
 from prismlab.verify.format import answer_part, check_format
 from prismlab.verify.math_text import odd_characters
+from prismlab.verify.naming import chosen_letters, plain, whole_words
 from prismlab.verify.verdict import RIGHT, SHOWN, Verdict, no_answer, no_verdict, quoted, wrong
 
 T = TypeVar("T")
@@ -84,65 +85,12 @@ def _number(item: Judgeable, answer: str) -> Verdict:
     return RIGHT if value == gold else wrong(f"{quoted(written)} is not {quoted(written_gold or '')}")
 
 
-def _plain(text: str) -> str:
-    """White space as single blanks, no full stop at the end, no case."""
-    return " ".join(text.split()).rstrip(".").casefold()
-
-
-_ONE_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
-_LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])\)?[.:)]?\s+(.+)", re.DOTALL)
-# "A method" and "I think" begin with words, "A is right" and "A because" with a letter that is chosen.
-_NO_WORD = r"(?!(?<=[AI])\s+(?!(?:is|was|as|and|or|but|because|since|for|would|should|seems|fits)\b)[a-z])"
-_ANSWER_LETTER = re.compile(rf"(?i:\banswer(?:\s+is)?)\s*:?\s*\(?([A-Z])(?![A-Za-z0-9]){_NO_WORD}")
-_ANY_LETTER = re.compile(rf"(?<![A-Za-z0-9'’])([A-Z])(?![A-Za-z0-9'’]){_NO_WORD}")
-
-
-def _choices_in(text: str, choices: Sequence[str]) -> set[str]:
-    """Letters of the choices whose text stands in ``text`` as whole words, but for those within a longer one."""
-    spans: dict[str, list[tuple[int, int]]] = {}
-    for place, choice in enumerate(choices):
-        words = re.escape(_plain(choice))
-        if words:
-            found = re.finditer(rf"(?<!\w){words}(?!\w)", _plain(text))
-            spans[chr(ord("A") + place)] = [match.span() for match in found]
-    everything = [span for some in spans.values() for span in some]
-
-    def alone(span: tuple[int, int]) -> bool:
-        return not any(a <= span[0] and span[1] <= b and (a, b) != span for a, b in everything)
-
-    return {letter for letter, some in spans.items() if any(map(alone, some))}
-
-
-def chosen_letters(answer: str, choices: Sequence[str]) -> set[str]:
-    """Which choices ``answer`` names, by the first of these readings that finds any.
-
-    The answer is one letter (``b``, ``B.``, ``(B)``); a letter and that choice's text; exactly a choice's text; it says
-    "answer" and a letter; it holds capital letters that stand alone, but for A and I where they begin a phrase ("A
-    method"); it holds the texts of choices.
-    """
-    letters = [chr(ord("A") + place) for place in range(len(choices))]
-    text = answer.strip()
-    if match := _ONE_LETTER.fullmatch(text):
-        return {match[1].upper()}
-    if match := _LETTER_AND_TEXT.fullmatch(text):
-        named = dict(zip(letters, choices, strict=True)).get(match[1].upper())
-        if named is not None and _plain(match[2]) == _plain(named):
-            return {match[1].upper()}
-    exactly = {letter for letter, choice in zip(letters, choices, strict=True) if _plain(choice) == _plain(text)}
-    if len(exactly) == 1:
-        return exactly
-    for pattern in (_ANSWER_LETTER, _ANY_LETTER):
-        if found := {letter for letter in pattern.findall(text) if letter in letters}:
-            return found
-    return _choices_in(text, choices)
-
-
 def _choice(item: Judgeable, answer: str) -> Verdict:
     choices = item.choices or ()
     letters = [chr(ord("A") + place) for place in range(len(choices))]
     gold = item.answer.strip().upper()
     if gold not in letters:
-        same = [letter for letter, choice in zip(letters, choices, strict=True) if _plain(choice) == _plain(gold)]
+        same = [letter for letter, choice in zip(letters, choices, strict=True) if plain(choice) == plain(gold)]
         if len(same) != 1:
             return no_verdict(f"the item's answer {quoted(item.answer)} is none of its {len(choices)} choices")
         gold = same[0]
@@ -169,8 +117,8 @@ def _contains(item: Judgeable, answer: str) -> Verdict:
     parts = [part for part in item.answer.split("; ") if part.strip()]
     if not parts:
         return no_verdict("the item has no answer")
-    found = _plain(answer)
-    missing = [part for part in parts if not re.search(rf"(?<!\w){re.escape(_plain(part))}(?!\w)", found)]
+    found = plain(answer)
+    missing = [part for part in parts if not whole_words(plain(part)).search(found)]
     return wrong(f"{quoted(missing[0])} is not in it") if missing else RIGHT
 
 

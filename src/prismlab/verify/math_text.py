@@ -8,14 +8,16 @@ The rules, in this order; docs/sandbox.md has them with examples:
    but a number or formula; else its last number.
 2. **Characters**: fullwidth forms of ASCII are read as ASCII, and the minus sign U+2212 as ``-``. No other character
    is changed: what looks like a digit or a letter but is none stays what it is.
-3. **Units**: a unit behind a value (``\text{cm}``, ``cm``, ``degrees``, ``^\circ``, a currency sign before it) is
-   taken off. Where both answers have one and they differ, the answer is wrong; where one lacks it, only the values
+3. **Units**: a unit behind a value (``\text{cm}``, ``cm``, ``degrees``, ``^\circ``, a currency sign) is taken off, see
+   ``math_units``. Where both answers have one and they differ, the answer is wrong; where one lacks it, only the values
    count.
 4. **Percent**: a percent sign is such a unit: 50% is 50, and not 0.5.
 5. **Thousands**: commas between groups of three digits of a single number are dropped. A decimal comma is not read.
-6. **Names**: ``x = 5`` is 5 where the reference has no equation.
-7. **Hedges**: a relation (``\geq 42``), words between values (``42 \text{ or } 43``) or two numbers side by side are
-   wrong where the reference has none of them.
+6. **Names**: ``x = 5`` is 5 where the reference has no equation; each side that is a value must be the reference.
+7. **Hedges**: a relation (``\geq 42``), words between values (``42 \text{ or } 43``), a denial, dots or two numbers
+   side by side are wrong where the reference has none of them. In prose, what stands behind "not" or "41 or" keeps
+   that word.
+8. **Bases**: ``52_8`` is 42.
 """
 
 from __future__ import annotations
@@ -25,31 +27,50 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
+from prismlab.verify.math_units import degrees_in_radians, without_unit
+
 LONGEST = 2000
 """Characters of an answer; a longer one is wrong."""
 
-_FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x2212: 0x2D}
+FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x2212: 0x2D}
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _PHRASE = re.compile(r"\banswer\s*(?:is|:|=)\s*:?", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])-?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?", re.ASCII)
 _MATH_SIGNS = re.compile(r"[-+*/^=(){}\[\]\\\w.,\s|!$%<>]+", re.ASCII)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_SPACES = re.compile(r"\\[!,;:> ]|\\q?quad\b|~")
-_TEXT_UNIT = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{([^{}]*)\}\s*(?:\^\{?\d\}?)?\s*$")
-_SHORT = "mm|cm|dm|km|m|mg|kg|g|ms|s|h|hr|hrs|min|sec|in|ft|yd|mi|mph|ml|L|l|V|W|N|J|Hz|Pa|K|C|F"
-_WORD_UNIT = re.compile(
-    rf"(?<=[\d}}])\s*(?:\^\s*\{{?\s*\\circ\s*\}}?|\\degree|\\?%|(?:\s(?:sq|square|cubic))?(?:\s[A-Za-z]{{4,}}|\s?(?:{_SHORT}))"
-    rf"(?:\s[A-Za-z]{{2,}})?(?:\^\{{?[23]\}}?)?)$"
+_SPACES = re.compile(r"(?<!\\)\\[!,;:> ]|\\q?quad\b|~")
+_SIDES = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+_RELATION = re.compile(
+    r"[<>≤≥≠≈]|\\(?:[lg]eq?q?|[lg]eqslant|lt|gt|neq?|approx|sim|in|ni|to|mp|not|neg|lnot|l?or|l?and|vee|wedge|mapsto"
+    r"|implies|iff|[Rr]ightarrow|[Ll]eftarrow|[Ll]eftrightarrow|longrightarrow)(?![A-Za-z])"
 )
-_RELATION = re.compile(r"[<>]|\\(?:[lg]eq?q?|[lg]eqslant|lt|gt|neq?|approx|sim|in|ni|to|pm|mp)(?![A-Za-z])")
+_ARROW = re.compile(r"\\(?:implies|iff|mapsto|(?:long)?(?:[Rr]ight|[Ll]eft|[Ll]eftright)arrow)(?![A-Za-z])")
+_EITHER_SIGN = re.compile(r"\\pm(?![A-Za-z])")
+_AND_SO_ON = re.compile(r"\\(?:[lc]?dots|dots[cbmio])(?![A-Za-z])|\.\.\.|…")
 _WORDS = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{([^{}]*)\}")
-_HEDGE = re.compile(r"\d|\b(?:or|and|not|to|any|either)\b", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"\d|\b(?:or|and|not|to|any|either|is|than|but|except|wrong|incorrect|false|plus|minus|negative)\b", re.IGNORECASE
+)
+_PLAIN_HEDGE = re.compile(
+    r"\b(?:not|n['’]t|either|wrong|incorrect|false|between|minus|plus|squared|cubed|factorial)\b", re.I
+)
 _APART = re.compile(r"\d\s+\d")
 _GROUPS = re.compile(r"[-+]?\$?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?", re.ASCII)
 _PLAIN = re.compile(r"[-+]?(?:\d{1,15}(?:\.\d{0,6})?|\.\d{1,6})", re.ASCII)
+_LONG = re.compile(r"[-+]?\d{0,100}\.\d{7,100}", re.ASCII)
+_SHORT_FRACTION = re.compile(r"\\[dtc]?frac\s+(\d)\s+(\d)", re.ASCII)
+_BARE_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
+_REPEATING = re.compile(r"([-+]?)(\d{0,15})\.(\d{0,15})\\(?:overline|bar)\s*(?:\{(\d{1,15})\}|(\d))", re.ASCII)
+_MIXED = re.compile(r"([-+]?)(\d{1,9})\s+(\d{1,9})/(\d{1,9})", re.ASCII)
+_EXPONENT = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})", re.ASCII)
+_BASED = re.compile(r"\(?([0-9A-Za-z]{1,200})\)?\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))", re.ASCII)
+_LISTED = re.compile(
+    r"\s*,?\s*(?:\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*"
+)
+_DENIED = re.compile(r"(?:\bnot|n['’]t|\d\s+or|\bbetween\s+\S+\s+and)(?:\s+(?:be|equal\s+to|exactly))*\s*[*`]*$", re.I)
+_NEGATIVE = re.compile(r"(?:^|[^\d\s])\s*\b(?:negative|minus)\s*[*`]*$", re.IGNORECASE)
 _RATIO = re.compile(r"([-+]?)(?:\\[dt]?frac\{([-+]?\d{1,15})\}\{(\d{1,15})\}|(\d{1,15})/(\d{1,15}))", re.ASCII)
-_WORDS_THAT_ARE_NO_UNITS = {"or", "and", "pi", "to", "mod", "sqrt", "frac", "infty", "not"}
 
 
 @dataclass(frozen=True)
@@ -74,20 +95,32 @@ class Answer:
         bottom = int(below or below_too)
         return None if not bottom else Fraction(int(above or above_too), bottom) * (-1 if sign == "-" else 1)
 
+    @property
+    def places(self) -> int:
+        """Decimals behind its point where it is a number with more than six of them; else 0."""
+        return len(self.text.partition(".")[2]) if _LONG.fullmatch(self.text) else 0
+
+    @property
+    def based(self) -> tuple[str, int] | None:
+        """Digits and base of a number that names its base (``1010_2``)."""
+        found = _BASED.fullmatch(self.text)
+        return (found[1], int(found[2] or found[3])) if found else None
+
 
 def last_box(text: str) -> str | None:
     r"""What the last ``\boxed{...}`` holds, braces matched; None without a whole one. Linear in the text."""
-    for found in reversed(list(_BOX.finditer(text))):
-        depth = 1
-        for place in range(found.end(), min(len(text), found.end() + 4 * LONGEST)):
-            if text[place] == "\\":
-                continue
-            if text[place - 1] == "\\" and text[place] in "{}":
-                continue
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if not depth:
-                return text[found.end() : place]
+    boxes = [found.end() for found in _BOX.finditer(text)]
+    if not boxes:
         return None
+    depth, place, end = 1, boxes[-1], min(len(text), boxes[-1] + 4 * LONGEST)
+    while place < end:
+        if text[place] == "\\":
+            place += 2  # with what it escapes: a brace, or another backslash
+            continue
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return text[boxes[-1] : place]
+        place += 1
     return None
 
 
@@ -109,52 +142,102 @@ def answer_text(response: str) -> str | None:
 
 
 def _of_line(line: str) -> str | None:
-    line = line.strip().rstrip(".").strip()
-    formulas = _FORMULA.findall(line)
+    """The answer in a line of prose. What is denied, or left open, comes with the words that say so."""
+    line = _bare(line.translate(FULLWIDTH))
+    formulas = list(_FORMULA.finditer(line))
     if formulas:
-        return next(part for part in formulas[-1] if part).strip()
+        return _with_its_words(line, formulas[-1].start(), next(part for part in formulas[-1].groups() if part).strip())
     if any(c.isdigit() or c == "\\" for c in line) and _MATH_SIGNS.fullmatch(line) and not _WORD.search(line):
         return line
-    numbers = _NUMBER.findall(line)
+    numbers = list(_NUMBER.finditer(line))
     if numbers:
-        return numbers[-1]
+        return _with_its_words(line, numbers[-1].start(), numbers[-1][0])
     return line if 0 < len(line) <= 40 else None
+
+
+def _bare(text: str) -> str:
+    """Without Markdown's signs and the stops around it."""
+    text = text.strip().strip("*`").strip()
+    short = text.rstrip(".,;")
+    if short.endswith("\\"):  # a thin space's comma belongs to it
+        short = text[: len(short) + 1]
+    return short.strip().strip("*`").strip()
+
+
+def _with_its_words(line: str, place: int, value: str) -> str:
+    before = line[max(0, place - 60) : place]
+    if denied := _DENIED.search(before):
+        return f"{denied[0].strip()} {value}"
+    return f"-{value}" if value[:1] not in "-+" and _NEGATIVE.search(before) else value
 
 
 def clean(written: str) -> Answer:
     """An answer without dollar signs, thin spaces, unit and percent sign; see the rules at the top."""
-    text = written.translate(_FULLWIDTH).strip().rstrip(".").strip()
+    text = _bare(written.translate(FULLWIDTH))
+    if _PLAIN.fullmatch(text):
+        return Answer(text=text.removeprefix("+"), unit="")
     text = text.removeprefix("$$").removesuffix("$$").removeprefix("\\(").removesuffix("\\)").strip()
     if text.count("$") == 2 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
-    text = _SPACES.sub(
-        " ",
-        text.replace("\\!", "").replace("\\$", "$").replace("{,}", ",").replace("\\left", "").replace("\\right", ""),
-    )
-    text = " ".join(text.replace("\\%", "%").split())
-    text, unit = _without_unit(text)
+    text = text.replace("\\!", "").replace("\\$", "$").replace("{,}", ",").replace("\\%", "%")
+    text = " ".join(_SPACES.sub(" ", _SIDES.sub("", text)).split())
+    text, unit = without_unit(degrees_in_radians(text))
     text = text.replace("$", "").strip()
     if _GROUPS.fullmatch(text):
         text = text.replace(",", "").replace(" ", "")
-    return Answer(text=text.removeprefix("+"), unit=unit)
+    return Answer(text=_as_parsed(text).removeprefix("+"), unit=unit)
 
 
-def _without_unit(text: str) -> tuple[str, str]:
-    for pattern in (_TEXT_UNIT, _WORD_UNIT):
-        found = pattern.search(text)
-        if found is None or not text[: found.start()].strip():
-            continue
-        head, unit = text[: found.start()].strip(), "".join((found[1] if pattern is _TEXT_UNIT else found[0]).split())
-        if any(
-            word in _WORDS_THAT_ARE_NO_UNITS for word in found[0].casefold().replace("{", " ").replace("}", " ").split()
-        ):
-            return text, ""
-        if pattern is _TEXT_UNIT and _HEDGE.search(found[1]):
-            return text, ""
-        if pattern is _TEXT_UNIT and not head[-1].isdigit() and head[-1] not in ")}!":
-            return text, ""
-        return head, unit.strip("\\").casefold()
-    return text, ""
+def _as_parsed(text: str) -> str:
+    """Notations that the parser does not read, written as it does."""
+    if exponent := _EXPONENT.fullmatch(text):
+        return rf"{exponent[1]}\times 10^{{{int(exponent[2])}}}"
+    if mixed := _MIXED.fullmatch(text):
+        sign, whole, above, below = mixed.groups()
+        return text if not int(below) else _ratio(sign, int(whole) + Fraction(int(above), int(below)))
+    if repeating := _REPEATING.fullmatch(text):
+        sign, whole, fixed, *period = repeating.groups()
+        again = period[0] or period[1]
+        nines = 10 ** len(fixed) * (10 ** len(again) - 1)
+        return _ratio(sign, Fraction(int(f"{whole}{fixed}{again}") - int(f"0{whole}{fixed}"), nines))
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text).replace("\\varnothing", "\\emptyset")
+    return _BARE_PI.sub(r"\\pi ", text).strip()
+
+
+def _ratio(sign: str, value: Fraction) -> str:
+    whole = value.denominator == 1
+    return f"{sign}{value}" if whole else rf"{sign}\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def listed(answer: Answer, reference: Answer) -> Answer:
+    """An answer with commas for "and" and "or" where the reference is a list of values."""
+    if "," not in reference.text or reference.text[0] in "([":
+        return answer
+    return Answer(text=_LISTED.sub(", ", answer.text), unit=answer.unit)
+
+
+def sides(answer: str, reference: str) -> list[str]:
+    """The values that an equation says its answer is: its sides without a name (of ``x = 4 = 5`` the 4 and the 5). None
+    where the answer is no equation, or the reference is one, or several values."""
+    if "=" not in answer or "=" in reference or "," in reference:
+        return []
+    parts = [clean(part) for part in _parted(answer)]
+    bare = [re.sub(r"\\[A-Za-z]+", "", part.text) for part in parts]
+    named = (any(c.isalpha() for c in text) or not any(c.isdigit() for c in text) for text in bare)
+    values = [part.text for part, skip in zip(parts, named, strict=True) if not skip and not part.unit]
+    return values if len(parts) > 1 else []
+
+
+def _parted(text: str) -> list[str]:
+    """A text parted at the equals signs that stand in no brackets."""
+    parts, depth = [""], 0
+    for c in text:
+        depth += (c in "{([") - (c in "})]")
+        if c == "=" and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return parts
 
 
 def hedges(answer: str, reference: str) -> bool:
@@ -162,10 +245,23 @@ def hedges(answer: str, reference: str) -> bool:
     numbers side by side. A parser may pass over these."""
     if _RELATION.search(answer) and not _RELATION.search(reference):
         return True
+    if _EITHER_SIGN.search(answer) and not _EITHER_SIGN.search(reference) and "," not in reference:
+        return True
+    if _AND_SO_ON.search(answer) and not _AND_SO_ON.search(reference):
+        return True
     if _APART.search(answer) and not _APART.search(reference):
+        return True
+    if (found := _PLAIN_HEDGE.search(answer)) and found[0].casefold() not in reference.casefold():
         return True
     words = [found for found in _WORDS.finditer(answer) if found[0] != answer]
     return any(_HEDGE.search(found[1]) for found in words) and not _WORDS.search(reference)
+
+
+def same_arrows(answer: str, reference: str) -> bool | None:
+    """Whether two texts with arrows are the same, as texts: a parser takes an arrow for a factor. None without one."""
+    if not (_ARROW.search(answer) or _ARROW.search(reference)):
+        return None
+    return "".join(answer.split()) == "".join(reference.split())
 
 
 def foreign_digits(text: str) -> bool:

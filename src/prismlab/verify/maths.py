@@ -10,7 +10,18 @@ from fractions import Fraction
 from functools import lru_cache
 
 from prismlab.verify.math_pool import MathPool, shared_pool
-from prismlab.verify.math_text import LONGEST, Answer, answer_text, clean, foreign_digits, hedges, odd_characters
+from prismlab.verify.math_text import (
+    LONGEST,
+    Answer,
+    answer_text,
+    clean,
+    foreign_digits,
+    hedges,
+    listed,
+    odd_characters,
+    same_arrows,
+    sides,
+)
 from prismlab.verify.verdict import RIGHT, Verdict, no_answer, no_verdict, quoted, wrong
 
 SECONDS = 5.0
@@ -38,14 +49,14 @@ def judge_math(gold: str, response: str, *, seconds: float = SECONDS, pool: Math
         return no_answer("no answer: no box, no number, no formula")
     if len(written) > LONGEST:
         return wrong(f"an answer of {len(written):,} characters")
-    answer = clean(written)
+    answer = listed(clean(written), reference)
     if not answer.text:
         return no_answer("the answer is empty")
     if answer.unit and reference.unit and answer.unit != reference.unit:
         return wrong(f"unit {quoted(answer.unit)} is not {quoted(reference.unit)}")
     if hedges(answer.text, reference.text):
         return wrong(f"{quoted(written)} is more than one value")
-    said = "wrong" if foreign_digits(answer.text) else _same(reference, answer, seconds, pool)
+    said = "wrong" if foreign_digits(answer.text) else _said(reference, answer, seconds, pool)
     if said == "right":
         return RIGHT
     if said == "gold":
@@ -58,6 +69,16 @@ def judge_math(gold: str, response: str, *, seconds: float = SECONDS, pool: Math
     return wrong(f"{quoted(written)} is not {quoted(reference.text)}" + (f" (holds {odd})" if odd else ""))
 
 
+def _said(reference: Answer, answer: Answer, seconds: float, pool: MathPool | None) -> str:
+    """What the comparison says; of an equation, each of its sides that is a value must be the reference."""
+    values = sides(answer.text, reference.text)
+    for value in values:
+        said = _same(reference, Answer(text=value, unit=""), seconds, pool)
+        if said != "right":
+            return said
+    return "right" if values else _same(reference, answer, seconds, pool)
+
+
 def _same(reference: Answer, answer: Answer, seconds: float, pool: MathPool | None) -> str:
     ours, theirs = reference.value, answer.value
     if ours is not None and theirs is not None:
@@ -68,9 +89,44 @@ def _same(reference: Answer, answer: Answer, seconds: float, pool: MathPool | No
             return "wrong"
     elif reference.text == answer.text:
         return "right"
+    for known in (_by_places(reference, answer), _by_base(reference, answer), _by_text(reference, answer)):
+        if known is not None:
+            return "right" if known else "wrong"
     return (pool or shared_pool()).ask(reference.text, answer.text, seconds)
 
 
 def _terminates(value: Fraction) -> bool:
     """Whether six decimal places hold all of it."""
     return 10**6 % value.denominator == 0
+
+
+def _by_places(reference: Answer, answer: Answer) -> bool | None:
+    """Decimals of more than six places on both sides: exact if they have equally many, else to the shorter's last."""
+    if not (reference.places and answer.places):
+        return None
+    apart = abs(Fraction(reference.text) - Fraction(answer.text))
+    return (
+        not apart
+        if reference.places == answer.places
+        else apart < Fraction(1, 10 ** min(reference.places, answer.places))
+    )
+
+
+def _by_base(reference: Answer, answer: Answer) -> bool | None:
+    """An answer that names its base is the number that it then is; so is a reference, beside such an answer."""
+    if answer.based is None:
+        return None
+    if reference.based is None and reference.value is None:
+        return None
+    try:
+        return int(*answer.based) == (reference.value if reference.based is None else int(*reference.based))
+    except ValueError:
+        return False  # a digit that this base does not have
+
+
+def _by_text(reference: Answer, answer: Answer) -> bool | None:
+    """What a parser takes for a product of letters, and is none: words, and what has arrows between."""
+    ours, theirs = reference.text, answer.text
+    if ours.isascii() and ours.isalpha() and theirs.isascii() and theirs.isalpha() and len(ours) == len(theirs) > 3:
+        return ours.casefold() == theirs.casefold()
+    return same_arrows(theirs, ours)
