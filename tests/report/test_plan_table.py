@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from synthetic import World, complete
 
+from prismlab.cost.memory import RESERVED, Setting, memory
 from prismlab.cost.shapes import shape_of
 from prismlab.micro.models import tiny_config
 from prismlab.report.plan import plan_and_reality
@@ -63,3 +64,25 @@ def test_a_class_without_a_known_cost_has_no_row(tmp_path: Path, config: str) ->
 
 def test_adapters_are_not_reckoned_as_if_all_were_trained(tmp_path: Path) -> None:
     assert plan_and_reality(trained(tmp_path, 0, {"tokens_per_second": 1.0}, lora={"r": 8})) == []
+
+
+@pytest.mark.parametrize(
+    ("mesh", "shared"),
+    [({"replicate": 2, "shard": 1}, 1), ({"replicate": 1, "shard": 2}, 1), ({"replicate": 1, "shard": 2}, 2)],
+)
+def test_memory_is_planned_for_the_mesh_that_was(tmp_path: Path, mesh: dict[str, int], shared: int) -> None:
+    """Two processes, also where they share their rows: no more devices than there were."""
+    metrics = {"tokens_per_second": 5000.0, "device": "cuda", "mesh": mesh}
+    records = trained(tmp_path, 0, metrics, rows=512, seq_len=2048, context_parallel=shared)
+    shape = shape_of(json.loads(tiny_config("llama", 32, 2, 258).to_json_string()))
+    setting = Setting(
+        devices=2,
+        shard=mesh["shard"],
+        rows=512,
+        seq_len=2048,
+        precision="float32",
+        masked=False,
+        context_parallel=shared,
+    )
+    wanted = (memory(shape, setting).total - RESERVED["cuda"]) / 1e6
+    assert plan_and_reality(records)[0].rows[0][7].text == f"{wanted:,.0f}"

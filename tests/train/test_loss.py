@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from prismlab.micro.models import ARCHITECTURES, build_model, tiny_config
 from prismlab.train import loss as module
 from prismlab.train.loss import IGNORED, Head, head_of, row_losses, splits, token_losses
+from prismlab.train.model import checkpoint_activations
 
 torch.set_num_threads(1)
 
@@ -127,3 +128,18 @@ def test_in_bf16_pieces_are_as_near_to_float32_as_the_plain_loss() -> None:
         off.append(float((losses - exact).detach().abs().max()))
         assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
     assert off[1] <= 2 * off[0] + 1e-3
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_first_pass_in_pieces_goes_with_layers_computed_anew_in_bf16(arch: str) -> None:
+    """It tries the pieces first, and what autocast remembers of that trial is no part of a layer's first pass."""
+    tokens, found = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(1)), []
+    for mode in ("none", "selective", "full"):
+        model = build_model(tiny_config(arch, 32, 3, 258), 0).train()
+        checkpoint_activations(model, mode)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = row_losses(model, tokens, large=0)
+        losses.sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

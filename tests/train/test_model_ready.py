@@ -51,6 +51,20 @@ def test_attention_is_the_models_own_but_for_masked_rows_on_a_gpu() -> None:
     assert model.config._attn_implementation == "eager"
 
 
+def test_a_model_is_made_ready_for_where_it_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for where it lies: one that is split over GPUs is loaded into the CPU's memory."""
+    monkeypatch.setattr("prismlab.model.boundaries.kernels_know_documents", lambda device: device.type == "cuda")
+    cpu, gpu = (torch.device(kind) for kind in ("cpu", "cuda"))
+    for device, wrapped in ((None, True), (cpu, True), (gpu, False)):
+        model = tiny("granite4-h")
+        make_ready(model, spec(), device)
+        (mixer, *_) = mamba_mixers(model)
+        assert (mixer.forward.__qualname__.startswith("_by_document")) == wrapped
+        assert bool(mixer.in_proj._forward_hooks) == wrapped
+        there = importlib.util.find_spec("triton") is not None
+        assert (model.config._attn_implementation == "flex_attention") == (device == gpu and there)
+
+
 def test_rows_longer_than_the_context_are_refused_unless_the_study_says_how() -> None:
     with pytest.raises(CheckpointError, match=r"rows of 128 tokens .* context of 64; say how with 'rope'"):
         make_ready(tiny(), spec(seq_len=128))

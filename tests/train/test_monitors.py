@@ -155,6 +155,40 @@ def test_a_stopped_run_ends_as_an_undisturbed_one_to_the_last_bit(tmp_path: Path
     assert saves[0].read_bytes() == saves[1].read_bytes()  # weights, moments, step counts, random state
 
 
+def test_rows_on_held_out_text_stand_once_after_two_stops(tmp_path: Path) -> None:
+    """The second run saves before it measures: that save has to know the length of a log it has not written to yet."""
+    ranks.prepare(tmp_path)
+    monitor = {"heldout": ["text"], "every": 5, "documents": 3, "tokens": 24, "kl_positions": 8}
+    ranks.run(tmp_path, "whole", None, monitor=monitor)
+    for stop in (3, 5, None):  # goes on from 2, saves at 4, measures at 5, goes on from 4
+        ranks.run(tmp_path, "parts", stop, monitor=monitor)
+    rows = [(tmp_path / name / "out/heldout.jsonl").read_text() for name in ("whole", "parts")]
+    assert [json.loads(line)["step"] for line in rows[0].splitlines()] == [0, 5, 10, 12]
+    assert rows[1] == rows[0]
+
+
+def test_a_run_stopped_behind_its_last_save_records_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks.prepare(tmp_path)
+    changes = {"alarm": {"heldout_loss_up": 0.05, "action": "warn"}, "optimizer": {"lr": 1.0, "eps": 1e-8}}
+    wanted = ranks.run(tmp_path, "whole", None, **changes).metrics
+
+    def stop(self: Any) -> None:
+        raise ranks.Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ranks.stage._Run, "results", stop)
+        assert ranks.run(tmp_path, "parts", None, **changes) is None
+    assert (tmp_path / "parts/scratch/saves/step-00000012").is_dir()
+    found = ranks.run(tmp_path, "parts", None, **changes).metrics
+    assert {key: found.get(key) for key in ("monitor", "alarm", "loss_last", "steps")} == {
+        key: wanted[key] for key in ("monitor", "alarm", "loss_last", "steps")
+    }
+    rows = [(tmp_path / name / "out/heldout.jsonl").read_text() for name in ("whole", "parts")]
+    assert rows[1] == rows[0]
+
+
 def test_clocks_that_jump_move_neither_saves_nor_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks.prepare(tmp_path)
     now, jumps = time.time, iter(range(10**6))

@@ -146,6 +146,23 @@ def test_a_damaged_save_is_replaced_when_its_step_comes_again(tmp_path: Path) ->
     same(found, 2)
 
 
+@pytest.mark.parametrize(("keep", "damaged"), [(1, [40]), (2, [30, 40])])
+def test_damaged_saves_of_later_steps_do_not_displace_new_ones(tmp_path: Path, keep: int, damaged: list[int]) -> None:
+    """Saves by the clock come after other steps than before: the new ones lie before the damaged ones."""
+    for step in (20, *damaged):
+        save(tmp_path, step, keep=9)
+    for step in damaged:
+        flip(tmp_path / f"step-{step:08d}" / "save.json")
+    for step in (23, 27):
+        saves = save(tmp_path, step, keep=keep)
+        found = saves.latest()
+        assert found is not None
+        same(found, step)
+    assert saves.steps() == [*([27] if keep == 1 else [23, 27]), *damaged]
+    save(tmp_path, 41, 42, keep=keep)
+    assert saves.steps() == ([42] if keep == 1 else [41, 42])
+
+
 def test_a_full_disk_stops_with_the_save_before_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saves, write, written = save(tmp_path, 1), os.write, 0
 

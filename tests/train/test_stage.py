@@ -28,6 +28,7 @@ from prismlab.model.tokens import tokenizer_hash
 from prismlab.run.step import Artifact, Silent
 from prismlab.study.checkpoints import TrainSpec
 from prismlab.train import stage
+from prismlab.train.parallel import World
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks
@@ -239,3 +240,28 @@ def test_a_class_that_nobody_has_shown_to_keep_documents_apart_is_refused_unless
     with pytest.raises(CheckpointError, match="set 'boundaries: ignore'"):
         train(tmp_path, "respecting")
     train(tmp_path, "ignoring", boundaries="ignore")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_model_that_is_split_is_never_whole_on_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Several processes load it into the CPU's memory, made ready for the device to which its parts go."""
+    prepare(tmp_path)
+    told: list[torch.device] = []
+    load, ready = stage.load_model, stage.make_ready
+
+    def loaded(folder: Path, dtype: str, device: torch.device) -> Any:
+        told.append(device)
+        return load(folder, dtype, torch.device("cpu"))
+
+    def made(model: Any, spec: Any, device: torch.device) -> None:
+        told.append(device)
+        ready(model, spec, torch.device("cpu"))
+
+    monkeypatch.setattr(stage, "load_model", loaded)
+    monkeypatch.setattr(stage, "make_ready", made)
+    gpu = torch.device("cuda", 0)
+    inputs = {"start": artifact("base", tmp_path / "start"), "corpus": artifact("corpus", tmp_path / "corpus")}
+    stage._prepared(configured(), inputs, World(rank=0, size=size, device=gpu))
+    assert told == [torch.device("cpu") if size > 1 else gpu, gpu]

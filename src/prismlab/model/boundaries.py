@@ -153,14 +153,18 @@ def check_known(model: PreTrainedModel) -> None:
         )
 
 
-def prepare(model: PreTrainedModel) -> None:
+def prepare(model: PreTrainedModel, device: torch.device | None = None) -> None:
     """Make ``model`` ready for ``arguments``: without kernels its Mamba mixers learn to run document by document.
+
+    Args:
+        model: changed in place.
+        device: where it will run; None for where it lies.
 
     Raises:
         CheckpointError: a class for which it is not known how to keep documents apart.
     """
     check_known(model)
-    if kernels_know_documents(model.device):
+    if kernels_know_documents(model.device if device is None else device):
         return
     for mixer in mamba_mixers(model):
         if not hasattr(mixer, _MARK):

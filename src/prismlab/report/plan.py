@@ -60,7 +60,8 @@ def _compared(found: Found) -> dict[str, float]:
     if shape is None or spec.get("lora") is not None:
         return {}
     device = str(metrics.get("device", "cpu"))
-    setting = setting_of(spec, _processes(metrics) * int(spec.get("context_parallel", 1)), device)
+    # The mesh as it was: it is no part of the spec. It holds all processes, those that share a row included.
+    setting = setting_of({**spec, "mesh": metrics.get("mesh")}, _processes(metrics), device)
     tokens = float(spec["steps"] * spec["rows"] * spec["seq_len"])
     figures = {"operations": spec["steps"] * spec["rows"] * operations_of(shape, setting).model.total}
     needs = memory(shape, setting)

@@ -56,8 +56,8 @@ class ModelSide(Spec):
     context_parallel: Count = 1
     """Processes that share one row, by gathering keys and values; for dense classes alone. Divides ``nproc``."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """At a loss or gradient that is no number: ``stop``, or ``skip`` the step, which is recorded; ten skipped steps in
-    a row stop the run."""
+    """At a loss or gradient that is no number: ``stop``, or ``skip`` the step, which is recorded; after ten
+    skipped steps in a row one more stops the run."""
     share_prefix: bool = True
     """Go on from a shorter training of this study that is the same up to there: with a constant rate up to the shorter
     one's end, with ``wsd`` up to its decay. The shorter one keeps its optimizer's state for it. False takes no part."""

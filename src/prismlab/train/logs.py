@@ -57,7 +57,9 @@ class MetricsLog:
             if size or (out / file).exists():
                 with (out / file).open("r+b") as rows:
                     rows.truncate(size)
-        self._file("metrics.jsonl")
+        # All of them, written to again or not: the next save has to know the length of each.
+        for file in ("metrics.jsonl", *(sizes or {})):
+            self._file(file)
         self._board: Any = None
         self._wandb: Any = None
         if tensorboard:

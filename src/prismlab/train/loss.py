@@ -70,6 +70,9 @@ def splits(model: PreTrainedModel, tokens: torch.Tensor) -> bool:
                 logits = model(input_ids=few, use_cache=False).logits.float()
                 hidden = _decoder(model)(input_ids=few, use_cache=False).last_hidden_state
                 again = _logits(hidden.flatten(0, 1), head).view(logits.shape)
+            # Autocast remembers the weights that these passes cast. A checkpointed layer that finds them cast already
+            # would, computed anew behind the autocast, meet casts that its first pass had not.
+            torch.clear_autocast_cache()
             # Two passes of one model differ by no more than rounding, in bf16 by some of its 2^-8.
             room = _SAME if hidden.dtype == torch.float32 and not torch.is_autocast_enabled(few.device.type) else 0.05
             known = bool(torch.allclose(logits, again, rtol=room, atol=room * float(logits.abs().max())))

@@ -27,21 +27,27 @@ _ATTENTION = {
 }
 
 
-def make_ready(model: PreTrainedModel, spec: Mapping[str, Any]) -> None:
+def make_ready(model: PreTrainedModel, spec: Mapping[str, Any], device: torch.device | None = None) -> None:
     """Change ``model`` in place into what ``spec`` (JSON of ``TrainSpec``) trains.
+
+    Args:
+        model: as it was loaded.
+        spec: how it is trained.
+        device: where it will be trained; None for where it lies.
 
     Raises:
         CheckpointError: rows longer than the model's context without a word on how, a class that cannot be trained so.
         MissingExtra: ``lora`` without the package peft.
     """
+    device = model.device if device is None else device
     extend_context(model, int(spec["seq_len"]), spec["rope"], spec["allow_longer"])
     if spec["boundaries"] == "respect":
-        boundaries.prepare(model)
+        boundaries.prepare(model, device)
     if int(spec["context_parallel"]) > 1:
         context.attach(model)
-    elif (chosen := attention_for(spec, model.device)) is not None:
+    elif (chosen := attention_for(spec, device)) is not None:
         model.set_attn_implementation(chosen)
-    keep_dt(model)
+    keep_dt(model, device)
     if spec["train"] == "attention":
         attention_alone(model)
     if spec["lora"] is not None:
@@ -117,13 +123,13 @@ def _set_rope(model: PreTrainedModel, seq_len: int, own: int, rope: Mapping[str,
         setattr(parent, name.rpartition(".")[2], kind(config=config).to(model.device))
 
 
-def keep_dt(model: PreTrainedModel) -> None:
+def keep_dt(model: PreTrainedModel, device: torch.device) -> None:
     """Have Mamba's scan in float32 under bf16 compute where no kernel does it, time steps included.
 
     The plain implementation rounds ``dt`` and its bias to the type of the projection before it, and what is rounded
     there is an exponent. Kernels add the bias in float32 themselves.
     """
-    if not boundaries.kernels_know_documents(model.device):
+    if not boundaries.kernels_know_documents(device):
         for mixer in boundaries.mamba_mixers(model):
             projection: Any = mixer.in_proj
             projection.register_forward_hook(lambda module, given, out: out.float())

@@ -146,7 +146,8 @@ class Parallel:
     """A model as its processes train it.
 
     Args:
-        model: float32 weights, the same in all processes, on ``world.device``. It is split in place.
+        model: float32 weights, the same in all processes, on ``world.device`` or, of several processes, on the CPU; it
+            is split in place, onto the device.
         world: the processes.
         mesh: their mesh.
         precision: ``bf16`` or ``float32``.
@@ -172,6 +173,8 @@ class Parallel:
         self._shards = grid["shard"].get_group()
         self._small = [one for name, one in self.model.named_parameters() if not decays(name, one)]
         small = set(self._small)
+        for one in self._small:
+            one.data = one.data.to(self._world.device)  # ``fully_shard`` moves those that it splits, and the buffers
         # Inputs keep their type: between layers autocast has float32, as on one process.
         whole = MixedPrecisionPolicy(cast_forward_inputs=False)
         sent = whole

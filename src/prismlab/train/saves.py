@@ -332,5 +332,6 @@ class Saves:
             remove(place)  # one that was passed over as damaged; this run has come to its step again
         aside.rename(place)
         force_folder(self.folder)
-        for old in self.steps()[: -self._keep]:
+        # Later ones were passed over as damaged, or this run would be behind them: they keep no place from a whole one.
+        for old in [step for step in self.steps() if step <= draft.step][: -self._keep]:
             remove(self.place(old))

@@ -224,9 +224,11 @@ class _Run:
         found |= {
             key: value for key, value in self.pace.row(self.steps, found["tokens_per_second"]).items() if key in PACE
         }
-        if self.watch.heldout is not None and self.watch.row is not None:
+        if self.watch.heldout is not None:
             alarm = self.watch.alarm
-            found["monitor"] = {"start": self.watch.heldout.start, "end": dict(self.watch.row)}
+            # A run that was stopped behind its last save has no step left after which it would measure.
+            end = self.watch.row or self.watch.heldout.measure(self.steps)
+            found["monitor"] = {"start": self.watch.heldout.start, "end": dict(end)}
             found["alarm"] = (
                 None if alarm is None or alarm.fired is None else {"step": alarm.fired, "action": alarm.action}
             )
@@ -236,12 +238,13 @@ class _Run:
 def _prepared(config: Mapping[str, Any], inputs: Mapping[str, Artifact], world: World) -> tuple[Any, Any, TrainingRows]:
     """The model as it starts, its tokenizer, and the rows."""
     spec = config["spec"]
-    model = load_model(inputs["start"].model, "float32", world.device)
+    # Of several processes each has it split from the CPU's memory, a layer at a time: no device ever holds it whole.
+    model = load_model(inputs["start"].model, "float32", world.device if world.size == 1 else torch.device("cpu"))
     tokenizer = load_tokenizer(inputs["start"].model)
     corpus = Corpus.open(inputs["corpus"].path)
     embedding: Any = model.get_input_embeddings()
     _check_tokenizer(tokenizer, corpus, embedding.weight.shape[0])
-    make_ready(model, spec)
+    make_ready(model, spec, world.device)
     return model, tokenizer, TrainingRows(corpus, spec["boundaries"])
 
 

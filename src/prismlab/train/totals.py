@@ -22,12 +22,13 @@ class Totals:
         self._first: float | None = None
         self._tail: deque[tuple[float, Mapping[str, float]]] = deque(maxlen=max(1, steps // 10))
         self._taken = self._done = 0
-        self._speeds = 0.0
+        self._pace = 0.0
 
     def add(self, report: StepReport) -> None:
         """A step. One that was passed over has no loss; it is counted."""
         self._done += 1
-        self._speeds += report.tokens_per_second
+        # Seconds a token: every step has as many tokens, so the mean of the speeds themselves would be too high.
+        self._pace += 1.0 / report.tokens_per_second
         if report.skipped is not None:
             return
         self._taken += 1
@@ -36,13 +37,15 @@ class Totals:
 
     def state(self) -> dict[str, Any]:
         """What ``go_on`` takes, as JSON."""
-        counts = {"taken": self._taken, "done": self._done, "speeds": self._speeds}
+        counts = {"taken": self._taken, "done": self._done, "pace": self._pace}
         return {"first": self._first, "tail": [list(one) for one in self._tail], **counts}
 
     def go_on(self, state: Mapping[str, Any]) -> None:
         """Take up what another process had summed up."""
         self._first, self._taken = state["first"], int(state["taken"])
-        self._done, self._speeds = int(state["done"]), float(state["speeds"])
+        self._done = int(state["done"])
+        # A save of an earlier version has the sum of the steps' speeds.
+        self._pace = float(state["pace"] if "pace" in state else self._done**2 / state["speeds"])
         self._tail.extend((loss, domains) for loss, domains in state["tail"])
 
     def metrics(self) -> dict[str, Any]:
@@ -59,7 +62,7 @@ class Totals:
             "loss_first": self._first,
             "loss_last": fmean(loss for loss, _ in tail),
             "domains": {name: fmean(domains[name] for _, domains in tail if name in domains) for name in names},
-            "tokens_per_second": self._speeds / self._done,
+            "tokens_per_second": self._done / self._pace,
             "steps": self._done,
             "skipped_steps": self._done - self._taken,
         }

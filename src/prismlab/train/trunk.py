@@ -117,6 +117,9 @@ class Trunk:
         saves = Saves(
             self._work / FOLDER, identity=self._identity(step), rank=self._world.rank, size=self._world.size, keep=1
         )
+        if chief:
+            saves.sweep()  # what a run left that was stopped while it wrote this: its parts would pass for the others'
+        self._world.meet()
         told, own = random_state(self._world.device)
         # Files of snapshots are the shorter run's own: a longer one takes its first behind the branch.
         kept = {**state(), "files": []} if chief else {}
