@@ -21,7 +21,7 @@ from prismlab.model.families import (
     locate,
     tied_head,
 )
-from prismlab.model.folder import read_config
+from prismlab.model.folder import read_config, unread_weights
 from prismlab.model.tensors import STORED, TensorView, model_type, open_checkpoint
 
 CHUNK = 1 << 19
@@ -201,6 +201,9 @@ def lay_out(folders: Mapping[str, Path], config: Path | None = None) -> Layout:
         if all(copy is not None or heads[0] not in file for copy, file in zip(copies, files, strict=True)):
             tied[canonical(heads[0], kind)] = "the embedding"
     parts, skipped = match(files, list(folders), kind, tied)
+    for label, folder in folders.items():
+        reason = f"a weight file in {label} that its index does not name: not read"
+        skipped += [{"name": shown(name), "reason": reason} for name in unread_weights(folder)]
     if not known(kind):
         reason = f"the architecture {shown(kind)} has no table of components: compared tensor by tensor, as 'other'"
         skipped.append({"name": "model_type", "reason": reason})

@@ -12,6 +12,9 @@ from typing import Any
 
 from prismlab.errors import SpecError
 
+MAX_LAYERS = 100_000
+"""Most layers that are listed: a config out of a strange folder may promise any number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
@@ -177,7 +180,10 @@ def _attention(config: Mapping[str, Any], hidden: int) -> Attention:
 
 def _dense(config: Mapping[str, Any], hidden: int) -> tuple[tuple[Part, ...], ...]:
     mlp = Mlp(inner=_whole(config, "intermediate_size"), gated=True, bias=bool(config.get("mlp_bias", False)))
-    return ((_attention(config, hidden), mlp),) * _whole(config, "num_hidden_layers")
+    layers = _whole(config, "num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise SpecError(f"config.json: 'num_hidden_layers' is {layers:,}; at most {MAX_LAYERS:,} are counted")
+    return ((_attention(config, hidden), mlp),) * layers
 
 
 _KINDS = {

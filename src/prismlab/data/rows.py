@@ -163,18 +163,41 @@ def _jsonl(path: Path) -> Iterator[Row | Bad]:
             yield _json_row(path.name, *found)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+_NO_VALUE = (ValueError, OverflowError)
+"""What Arrow raises for a stored value that Python cannot hold: a date beyond the year 9999, text that is not UTF-8."""
+
+
+def _batch_rows(file: str, first: int, batch: Any) -> Iterator[Row | Bad]:
+    """Rows of a batch of a Parquet file, the first of which is row ``first`` (from 1)."""
+    try:
+        for number, values in enumerate(batch.to_pylist(), first):
+            yield Row(f"{file}:{number}", values)
+        return
+    except _NO_VALUE:
+        pass  # Nothing was given out yet. One of the rows cannot be had, so each is taken by itself.
+    for at in range(batch.num_rows):
+        try:
+            yield Row(f"{file}:{first + at}", batch.slice(at, 1).to_pylist()[0])
+        except _NO_VALUE as error:
+            yield Bad(file, first + at, "a value that cannot be read", f"a value cannot be read ({shown(error, 200)})")
+
+
+def _parquet(path: Path) -> Iterator[Row | Bad]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            if twice := [name for at, name in enumerate(names) if name in names[:at]]:
+                raise DataError(
+                    f"{path.name}: the column {shown(twice[0], 40)!r} stands there twice; one of them would be lost"
+                )
             for batch in file.iter_batches(PARQUET_BATCH):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{path.name}:{number}", values)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                yield from _batch_rows(path.name, number + 1, batch)
+                number += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
         after = f" after row {number}" if number else ""
         raise DataError(f"{path.name}: not a readable Parquet file{after}: {error}") from error
 

@@ -22,8 +22,9 @@ from prismlab.merge.beside import RECORD, check_configs, check_tokenizers, copy_
 from prismlab.merge.parents import Family, Parent, open_family, same_bytes
 from prismlab.merge.passes import merge_files
 from prismlab.merge.shards import Shard, Slot, arrange, parse_size, write_index
+from prismlab.model.folder import unread_weights
 from prismlab.model.hub import revision
-from prismlab.model.tensors import TensorView
+from prismlab.model.tensors import FLOATS, TensorView
 from prismlab.run.step import Artifact, Json, Progress, Result, Silent
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
@@ -57,8 +58,10 @@ def _out_dtype(name: str, views: Sequence[TensorView], wanted: str) -> str:
     if all(view.readable for view in views):
         return views[0].dtype if wanted == "keep" else DTYPES[wanted]
     if not same_bytes(views):
+        types = ", ".join(dict.fromkeys(view.dtype for view in views))
         raise CheckpointError(
-            f"tensor {shown(name)} ({views[0].dtype}) is not a float and differs: it cannot be averaged"
+            f"tensor {shown(name)} ({types}) is not {' or '.join(FLOATS)} in all checkpoints and differs: it cannot be "
+            "averaged; convert the checkpoints to one of these types"
         )
     return views[0].dtype
 
@@ -169,6 +172,8 @@ def _plan(parents: list[Parent], dtype: str, most: int, chosen: int | None) -> _
     family = open_family(parents)
     differ = check_configs(family.configs, names)
     tokenizer, notes = check_tokenizers([parent.folder for parent in parents], names, chosen)
+    for parent in parents:
+        notes += [f"{shown(name)} in {parent.name} is not read" for name in unread_weights(parent.folder)]
     if family.head:
         notes.append(f"head {family.head}")
     if differ:

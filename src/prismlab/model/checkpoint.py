@@ -57,8 +57,6 @@ def load_model(folder: Path, dtype: str = "float32", device: torch.device | None
     from transformers import AutoModelForCausalLM
 
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
     check_loadable(folder)
     trust = remote.runs(folder)
     try:

@@ -33,7 +33,13 @@ MAX_JSON = 16_000_000
 BESIDE = ("*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 """What is taken of a checkpoint beside its weights: config, tokenizer, chat template. Never pickle; code only where the
 study trusts it (`prismlab.model.remote`)."""
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLED = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+OTHER_WEIGHTS = ("*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.onnx", "*.npz")
+"""Weights in other programs' formats."""
+ADAPTER = "adapter_config.json"
+"""Beside it lies an adapter of peft, which transformers would put into the model that it loads."""
+POINTER = b"version https://git-lfs"
+"""How the small file begins that Git LFS leaves in place of a large one that was not fetched."""
 
 
 def check_link(path: Path) -> None:
@@ -117,13 +123,27 @@ def read_json(path: Path, what: str, limit: int = MAX_JSON) -> dict[str, Any]:
         return parse_json(file.read(size), path, what)
 
 
+def check_no_adapter(folder: Path) -> None:
+    """Refuse an adapter of peft, alone or beside a model: weights would be one thing in the files, another when loaded.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    if os.path.lexists(folder / ADAPTER):
+        raise CheckpointError(
+            f"{folder}: holds an adapter ({ADAPTER}), which is no part of the weights beside it; load it with peft, "
+            "save the model after 'merge_and_unload', and name that folder (or take the adapter out of this one)"
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a checkpoint folder.
 
     Raises:
-        CheckpointError: there is none, or it is no JSON object.
+        CheckpointError: there is none, it is no JSON object, or an adapter lies beside it.
     """
     path = Path(folder) / CONFIG
+    check_no_adapter(Path(folder))
     if not path.exists() and not path.is_symlink():
         raise CheckpointError(f"{folder}: no config.json, so not a checkpoint in the Hugging Face layout")
     return read_json(path, "config")
@@ -159,26 +179,48 @@ def _check_shard(path: Path, shard: object) -> None:
         raise CheckpointError(f"{path}: shard '{shown(shard)}' is not the name of a .safetensors file in this folder")
 
 
+def _found(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    return sorted({file.name for pattern in patterns for file in folder.glob(pattern)})
+
+
+def unread_weights(folder: Path) -> list[str]:
+    """Names of safetensors files in a folder that ``weight_files`` leaves out: no index names them."""
+    read = {path.name for path in weight_files(folder)}
+    if SINGLE in read and os.path.lexists(Path(folder) / INDEX):
+        read |= set(read_index(folder).values())
+    return [name for name in _found(Path(folder), ("*.safetensors",)) if name not in read]
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that make up the model: ``model.safetensors``, else the shards that the index names.
 
     Raises:
-        CheckpointError: no such folder, neither of them, only pickled weights, or a fault of the index.
+        CheckpointError: no such folder, neither of them, an adapter, only pickled weights or such of another format, or
+            a fault of the index.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
+    check_no_adapter(folder)
     if os.path.lexists(folder / SINGLE):
         return [folder / SINGLE]
     if os.path.lexists(folder / INDEX):
         return [folder / shard for shard in sorted(set(read_index(folder).values()))]
-    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
-    if pickled:
+    if shards := _found(folder, ("*.safetensors",)):
+        raise CheckpointError(
+            f"{folder}: holds {shown(shards[0])}{' and others' if len(shards) > 1 else ''}, but neither {SINGLE} nor "
+            f"{INDEX}, which would say what belongs to the model; fetch the index, or save the model again"
+        )
+    if pickled := _found(folder, PICKLED):
         raise CheckpointError(
             f"{folder}: its weights are pickled ({shown(pickled[0])}), and pickle can run code, so it is not read; "
             "save the model again with 'save_pretrained' on a machine where you trust it"
         )
-    raise CheckpointError(f"{folder}: neither {SINGLE} nor {INDEX}, so there are no weights")
+    other = _found(folder, OTHER_WEIGHTS)
+    held = f"its weights are in {shown(other[0])}, which is not read" if other else "so there are no weights"
+    raise CheckpointError(
+        f"{folder}: neither {SINGLE} nor {INDEX}, {held}; name a folder that 'save_pretrained' of transformers wrote"
+    )
 
 
 def code_hash(path: Path) -> str:

@@ -21,6 +21,7 @@ from prismlab.errors import CheckpointError, shown
 from prismlab.model.folder import (
     INDEX,
     MAX_HEADER,
+    POINTER,
     SINGLE,
     open_regular,
     parse_json,
@@ -226,25 +227,28 @@ def _is_count(value: object) -> bool:
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[int, int, str, tuple[int, ...]]:
     """Check one tensor's header entry in itself: (first byte, byte past the last, type, shape)."""
-    where = f"{path}: tensor '{shown(name)}'"
+
+    def fault(what: str) -> CheckpointError:
+        return CheckpointError(f"{path}: tensor '{shown(name)}': {what}")
+
     if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
-        raise CheckpointError(f"{where}: its name is no text (it holds half of a surrogate pair)")
+        raise fault("its name is no text (it holds half of a surrogate pair)")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: its entry needs exactly 'dtype', 'shape' and 'data_offsets'")
+        raise fault("its entry needs exactly 'dtype', 'shape' and 'data_offsets'")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise CheckpointError(f"{where}: unknown dtype '{shown(dtype, 40)}'; known are {', '.join(ITEM_BYTES)}")
+        raise fault(f"unknown dtype '{shown(dtype, 40)}'; known are {', '.join(ITEM_BYTES)}")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(_is_count(n) for n in shape):
-        raise CheckpointError(f"{where}: shape {_listed(shape)} is not a list of at most {MAX_RANK} counts")
+        raise fault(f"shape {_listed(shape)} is not a list of at most {MAX_RANK} counts")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise CheckpointError(f"{where}: data_offsets {_listed(offsets)} are not two counts")
+        raise fault(f"data_offsets {_listed(offsets)} are not two counts")
     start, stop = offsets
     if start > stop:
-        raise CheckpointError(f"{where}: data_offsets {offsets} run backwards")
+        raise fault(f"data_offsets {offsets} run backwards")
     if stop - start != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise CheckpointError(f"{where}: {stop - start} bytes do not hold shape {shape} of {dtype}")
+        raise fault(f"{stop - start} bytes do not hold shape {shape} of {dtype}")
     if start == stop and math.prod(n for n in shape if n) > MAX_SPAN:
-        raise CheckpointError(f"{where}: shape {shape} holds nothing and spans more than any array can")
+        raise fault(f"shape {shape} holds nothing and spans more than any array can")
     return start, stop, dtype, tuple(shape)
 
 
@@ -260,6 +264,8 @@ def _header(source: Source) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {size} bytes are too few for a safetensors file")
     length = int.from_bytes(source.bytes(0, 8), "little")
     if length > min(MAX_HEADER, size - 8):
+        if source.bytes(0, min(size, len(POINTER))) == POINTER:
+            raise CheckpointError(f"{path}: a pointer of Git LFS, not the weights; fetch them with 'git lfs pull'")
         short = f"; {length - (size - 8)} bytes of it are missing" if size - 8 < length <= MAX_HEADER else ""
         raise CheckpointError(
             f"{path}: a header of {length} bytes does not fit (file {size} bytes, limit {MAX_HEADER}){short}"

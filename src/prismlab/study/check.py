@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prismlab.study.checkpoints import CheckpointSpec, MergeSpec, RLSpec, TrainSpec
+from prismlab.study.content import FileHashes
 from prismlab.study.explain import problem
 from prismlab.study.fits import model_problems
 from prismlab.study.rl import PromptSpec
@@ -295,33 +297,81 @@ def cross_problems(study: Study) -> list[str]:
     return found or list(model_problems(study))
 
 
-def _origin(spec: TaskSpec | SourceSpec, files: Sequence[Path]) -> set[object]:
-    """Files or a dataset's split that are read; empty for the micro world, which keeps its test items apart."""
-    if spec.hub is not None:
-        return {(spec.hub.id, spec.hub.config, spec.hub.split)}
-    return set(files) if spec.files is not None else set()
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that a study reads for one purpose."""
+
+    key: str
+    """Where it stands in the study."""
+    files: Sequence[Path]
+    split: tuple[str, str | None, str] | None = None
+    """A data set of the hub, its configuration and split, in place of files."""
+
+
+def _rows(key: str, spec: TaskSpec | SourceSpec, files: Mapping[str, Sequence[Path]]) -> _Rows:
+    """Rows of a task or a source; none of the micro world, which keeps its test items apart."""
+    split = None if spec.hub is None else (spec.hub.id, spec.hub.config, spec.hub.split)
+    return _Rows(key, files.get(key, ()) if spec.files is not None else (), split)
+
+
+def _evaluated(study: Study, files: Mapping[str, Sequence[Path]]) -> Iterator[_Rows]:
+    """Rows that are evaluated: of tasks, and of suites all but worked examples."""
+    for name in dict.fromkeys(name for spec in study.evaluations.values() for name in spec.tasks):
+        yield _rows(f"tasks.{name}", study.tasks[name], files)
+    for name, spec in study.evaluations.items():
+        if spec.suite is not None:
+            chosen = spec.suite.suite.named(tuple(spec.suite.benchmarks))
+            examples = {stem for one in chosen for stem in one.example_files}
+            examples |= {Path(one.examples).name.partition(".")[0] for one in spec.suite.own.values() if one.examples}
+            key = f"evaluations.{name}"
+            judged = [file for file in files.get(key, ()) if file.name.partition(".")[0] not in examples]
+            yield _Rows(f"{key}.suite", judged)
+
+
+def _shared(one: _Rows, other: _Rows, hashes: FileHashes) -> str | None:
+    """What two of them have in common: a split, a file, or a file's copy under another name; sizes are compared first.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    if one.split is not None and one.split == other.split:
+        return f"split {one.split[2]!r} of {one.split[0]}"
+    for file in one.files:
+        if file in other.files:
+            return str(file)
+    sizes: dict[int, list[Path]] = {}
+    for file in other.files:
+        sizes.setdefault(file.stat().st_size, []).append(file)
+    for file in one.files:
+        for copy in sizes.get(file.stat().st_size, ()) if file.stat().st_size else ():
+            if hashes.of(file) == hashes.of(copy):
+                return f"{file} and its copy {copy}"
+    return None
 
 
 def leaks(study: Study, files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """Evaluated tasks whose rows are also trained on: as candidates for RL prompts, or as a source in a mixture.
+    """What is evaluated and also trained on: rows of a task or suite that are candidates for RL prompts, too, or a
+    source in a mixture.
 
     Only the micro world keeps its own test items apart. Files and hub datasets are what the study says they are, so the
-    same file, or the same split, on both sides means training on test items.
+    same file (by whatever path, or a copy of it), or the same split, on both sides means training on test items.
 
     Args:
         study: the study.
         files: as ``LoadedStudy.files``.
+
+    Raises:
+        DataError: a file cannot be read.
     """
-    asked = dict.fromkeys(name for spec in study.evaluations.values() for name in spec.tasks)
     scored = dict.fromkeys(name for spec in study.scorings.values() for name in spec.tasks)
     mixed = dict.fromkeys(name for mixture in study.mixtures.values() for name in mixture.names)
-    trained = {f"tasks.{name}": (study.tasks[name], "scored for RL prompts") for name in scored}
-    trained |= {f"sources.{name}": (study.sources[name], "trained on") for name in mixed}
-    for name in asked:
-        rows = _origin(study.tasks[name], files.get(f"tasks.{name}", ()))
-        for key, (spec, how) in trained.items():
-            if rows & _origin(spec, files.get(key, ())):
+    trained = [(_rows(f"tasks.{name}", study.tasks[name], files), "scored for RL prompts") for name in scored]
+    trained += [(_rows(f"sources.{name}", study.sources[name], files), "trained on") for name in mixed]
+    hashes = FileHashes()
+    for rows in _evaluated(study, files):
+        for other, how in trained:
+            if shared := _shared(rows, other, hashes):
                 yield (
-                    f"tasks.{name} is evaluated, and {key}, read from the same rows, is {how}: "
+                    f"{rows.key} is evaluated, and {other.key}, read from the same rows, is {how} ({shared}): "
                     "that trains on test items; give the two other files or splits"
                 )

@@ -198,9 +198,10 @@ class LoadedMixtures:
         if spec is None:
             known = list(self.spec.mixtures)
             raise SpecError(f"{self.path}: {problem(where, 'there is no such mixture', known or 'none', mixture)}")
-        for name in spec.names:
-            if name not in self.spec.sources:
-                raise SpecError(f"{self.path}: {problem(where, f'no source {name!r}', self.spec.sources, name)}")
+        for key, names in ((where, spec.names), (f"{where}.tokens_in_source", spec.tokens_in_source or ())):
+            for name in names:
+                if name not in self.spec.sources:
+                    raise SpecError(f"{self.path}: {problem(key, f'no source {name!r}', self.spec.sources, name)}")
         try:
             return spec.shares({name: self.spec.sources[name].domain_name for name in spec.names})
         except ValueError as error:

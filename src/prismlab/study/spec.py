@@ -202,7 +202,8 @@ class MixtureSpec(Spec):
     domains: dict[Domain, Positive] | None = None
     """Share of tokens per domain; normalised to sum to 1. Null where ``weights`` or sizes speak of all tokens."""
     max_epochs: Positive = 100.0
-    """Refuse a budget that would repeat any source more often than this."""
+    """Refuse a budget that would repeat any source more often than this; below 1 only where every source's size is
+    known."""
     tokens_in_source: dict[Name, Positive] | None = None
     """Known sizes of sources in tokens, so that a plan can state epochs before anything is read."""
 
@@ -218,6 +219,12 @@ class MixtureSpec(Spec):
         unknown = [name for name in self.by_size if name not in (self.tokens_in_source or {})]
         if unknown:
             raise ValueError(f"'by_size' names {unknown[0]!r}, whose size is not in 'tokens_in_source'")
+        unknown = [name for name in self.names if name not in (self.tokens_in_source or {})]
+        if self.max_epochs < 1 and unknown:
+            raise ValueError(
+                f"'max_epochs' is {self.max_epochs:g}, below 1, and the size of {unknown[0]!r} is not in "
+                "'tokens_in_source': a source is read only as far as it is needed; name its size, or allow 1"
+            )
         return self
 
     @property
