@@ -9,11 +9,12 @@ the log-probability of each token and takes new weights (SGLang's own interface)
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from prismlab.errors import StageError
+from prismlab.errors import StageError, shown
 from prismlab.model.generate import Completion, SamplingSettings, seeds_of, stop_token
 from prismlab.model.wire import Refused, Wire, in_parallel
 from prismlab.run.step import Progress
@@ -133,12 +134,13 @@ class CompletionsSampler:
             asked = 1 if "n" in self.missing else n - len(found)
             answer = self._asked(text, asked, settings, derive_seed(seed, len(found)))
             choices = answer.get("choices") if isinstance(answer, dict) else None
-            if not choices:
+            if not choices or not isinstance(choices, list):
                 raise StageError(f"{self._wire.url}: an answer without 'choices'; is it a server of /v1/completions?")
             if len(choices) < asked:
                 self.missing.add("n")
-            usage = (answer.get("usage") or {}).get("completion_tokens") if len(choices) == 1 else None
-            found += [self._completion(choice, usage, settings) for choice in choices[:asked]]
+            usage = answer.get("usage")
+            count = usage.get("completion_tokens") if isinstance(usage, dict) and len(choices) == 1 else None
+            found += [self._completion(choice, count, settings) for choice in choices[:asked]]
         return found
 
     def _asked(self, text: str, n: int, settings: SamplingSettings, seed: int) -> Any:
@@ -154,26 +156,81 @@ class CompletionsSampler:
                     raise
                 self.missing.update(unknown)
 
-    def _completion(self, choice: Any, usage: int | None, settings: SamplingSettings) -> Completion:
-        text, finished = str(choice.get("text", "")), choice.get("finish_reason") == "stop"
-        told = choice.get("logprobs") or {}
-        logprobs = told.get("token_logprobs")
-        ids = choice.get("token_ids")
+    def _completion(self, choice: Any, usage: Any, settings: SamplingSettings) -> Completion:
+        """One response; what is optional may be missing, but nothing may be other than it says."""
+        told: Mapping[str, Any] = choice if isinstance(choice, dict) else {}
+        text, reason = told.get("text"), told.get("finish_reason")
+        if not isinstance(text, str):
+            raise StageError(f"{self._wire.url}: a choice without a 'text'; is it a server of /v1/completions?")
+        finished = _whole(reason, self._wire.url)
+        logs = told.get("logprobs")
+        logprobs = _logprobs(logs.get("token_logprobs") if isinstance(logs, dict) else None, self._wire.url)
+        ids = _token_ids(told.get("token_ids"), self._wire.url)
+        if ids is not None and logprobs is not None and len(ids) != len(logprobs):
+            raise StageError(f"{self._wire.url}: {len(ids)} token ids, but {len(logprobs)} log-probabilities")
         if logprobs is None:
             self.missing.add("logprobs")
         if ids is None:
             self.missing.add("return_token_ids")
-        if ids is None and usage is None:
-            usage = len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) + finished
+        count = usage if isinstance(usage, int) and usage >= 0 else None
+        if ids is None and count is None:
+            count = len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) + finished
         return Completion(
-            token_ids=[] if ids is None else [int(one) for one in ids],
+            token_ids=ids or [],
             text=text,
             # Servers tell those of the distribution sampled from or of the model's own; at temperature 1 they agree.
             logprobs=logprobs if settings.temperature == 1 and settings.top_p == 1 else None,
             sampler_logprobs=None,
             finished=finished,
-            counted=usage if ids is None else None,
+            counted=count if ids is None else None,
         )
+
+
+ENDS = {"stop": True, "eos_token": True, "length": False}
+"""How servers say that a response ended, and whether it was by its stop token."""
+
+
+def _whole(reason: Any, url: str) -> bool:
+    """Whether a response ended by its stop token.
+
+    Raises:
+        StageError: it ended otherwise, or it is not said how; what was given up on is no response of the model.
+    """
+    if not isinstance(reason, str) or reason not in ENDS:
+        raise StageError(
+            f"{url}: a response that ended by {shown(repr(reason), 40)}, neither by 'stop' nor by 'length': it would "
+            "count as the model's own; see the server's log, then run the same command again to go on"
+        )
+    return ENDS[reason]
+
+
+def _logprobs(told: Any, url: str) -> list[float] | None:
+    """Log-probabilities of a response, one a token; None where there are none.
+
+    Raises:
+        StageError: what is there is no list of finite numbers; NaN mostly means broken weights.
+    """
+    if told is None:
+        return None
+    good = isinstance(told, list) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in told
+    )
+    if not good:
+        raise StageError(f"{url}: log-probabilities that are no finite numbers: {shown(repr(told), 80)}")
+    return [float(one) for one in told]
+
+
+def _token_ids(told: Any, url: str) -> list[int] | None:
+    """Token ids of a response; None where there are none.
+
+    Raises:
+        StageError: what is there is no list of token ids.
+    """
+    if told is None:
+        return None
+    if not isinstance(told, list) or not all(type(one) is int and one >= 0 for one in told):
+        raise StageError(f"{url}: token ids that are none: {shown(repr(told), 80)}")
+    return list(told)
 
 
 def served_sampler(
@@ -255,12 +312,7 @@ class TokenSampler:
                 "sampling_seed": seed % SEEDS,
             },
         }
-        answer = self._wire.post("/generate", body)
-        about = answer.get("meta_info", {}) if isinstance(answer, dict) else {}
-        told = about.get("output_token_logprobs")
-        if not told or any(one[0] is None for one in told):
-            raise StageError(f"{self._wire.url}: an answer without token ids and log-probabilities, which RL needs")
-        logprobs, ids = [float(one[0]) for one in told], [int(one[1]) for one in told]
+        ids, logprobs = self._told(self._wire.post("/generate", body), settings)
         finished = ids[-1] == self._stop
         spoken = ids[:-1] if finished else ids
         text = str(self._tokenizer.decode(spoken, skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -272,3 +324,19 @@ class TokenSampler:
             sampler_logprobs=logprobs if plain else None,
             finished=finished,
         )
+
+    def _told(self, answer: Any, settings: SamplingSettings) -> tuple[list[int], list[float]]:
+        """Token ids and log-probabilities of an answer."""
+        url = self._wire.url
+        about = answer.get("meta_info") if isinstance(answer, dict) else None
+        told = about.get("output_token_logprobs") if isinstance(about, dict) else None
+        pairs = isinstance(told, list) and all(isinstance(one, list) and len(one) > 1 for one in told)
+        if not told or not pairs or any(one[0] is None for one in told):
+            raise StageError(f"{url}: an answer without token ids and log-probabilities, which RL needs")
+        ended = about.get("finish_reason") if isinstance(about, dict) else None
+        if ended is not None:
+            _whole(ended.get("type") if isinstance(ended, dict) else ended, url)
+        ids, logprobs = _token_ids([one[1] for one in told], url), _logprobs([one[0] for one in told], url)
+        if len(ids or ()) > settings.max_new_tokens:
+            raise StageError(f"{url}: a response of {len(ids or ())} tokens, {settings.max_new_tokens} were asked for")
+        return ids or [], logprobs or []
