@@ -115,6 +115,18 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "tmp.99999").exists()
 
 
+def test_leftovers_of_a_run_of_the_same_process_id_are_removed(tmp_path: Path) -> None:
+    """In a container every run may have the same one; what could not be deleted then lies under its name."""
+    store = prepared(tmp_path)
+    (store.draft("rl", "cd34") / "half.bin").write_bytes(b"half")
+    for number in (os.getpid(), 0):
+        (tmp_path / f"tmp.{number}").mkdir()
+        (tmp_path / f"tmp.{number}" / "older.bin").write_bytes(b"older")
+    store.prepare()
+    assert list(store.building.iterdir()) == []
+    assert list(tmp_path.glob("tmp.*")) == []
+
+
 def test_a_metric_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     draft = store.draft("train", "ab12")

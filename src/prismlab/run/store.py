@@ -129,7 +129,10 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         if self.building.exists():
             # Workers of a killed run may write for an instant longer: what is moved away cannot grow back here.
-            leftover = self.root / f"tmp.{os.getpid()}"
+            # A name of its own: in a container every run may have the same process id.
+            number = 0
+            while (leftover := self.root / f"tmp.{number}").exists():
+                number += 1
             self.building.rename(leftover)
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.root.glob("tmp.*"):
