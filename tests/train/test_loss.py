@@ -105,6 +105,17 @@ def test_the_whole_logits_are_never_there() -> None:
     assert weight.numel() < seen.elements, "the pieces were seen"
 
 
+def test_a_model_with_dropout_is_split_too_and_the_trial_draws_nothing() -> None:
+    config = tiny_config("llama", 32, 2, 258)
+    config.attention_dropout = 0.5
+    model, tokens = build_model(config, 0).train(), torch.randint(0, 256, (2, 20))
+    before = torch.get_rng_state()
+    assert splits(model, tokens)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(model(input_ids=tokens).logits, model(input_ids=tokens).logits)  # it has dropout indeed
+
+
 def test_pieces_are_chosen_where_the_logits_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = build_model(tiny_config("llama", 32, 2, 258), 0), torch.randint(0, 256, (2, 20))
     taken: list[int] = []

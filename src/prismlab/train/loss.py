@@ -66,10 +66,14 @@ def splits(model: PreTrainedModel, tokens: torch.Tensor) -> bool:
         head, few = head_of(model), tokens[:1, :8]
         known = False
         if head is not None and hasattr(_decoder(model), "forward"):
+            # Without dropout, which would make two passes differ and draw random numbers.
+            was_training = model.training
+            model.eval()
             with torch.no_grad():
                 logits = model(input_ids=few, use_cache=False).logits.float()
                 hidden = _decoder(model)(input_ids=few, use_cache=False).last_hidden_state
                 again = _logits(hidden.flatten(0, 1), head).view(logits.shape)
+            model.train(was_training)
             # Autocast remembers the weights that these passes cast. A checkpointed layer that finds them cast already
             # would, computed anew behind the autocast, meet casts that its first pass had not.
             torch.clear_autocast_cache()
