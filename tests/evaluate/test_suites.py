@@ -18,7 +18,7 @@ from scipy.special import softmax
 
 from prismlab.errors import DataError, SpecError
 from prismlab.evaluate import fetch, ruler
-from prismlab.evaluate.harness_scores import CHOICES, normalised, scaled
+from prismlab.evaluate.harness_scores import CHOICES, normalised, scaled, scores_of
 from prismlab.evaluate.judged import choice_row, measures, sample_row, suite_scores, without
 from prismlab.evaluate.questions import load_questions
 from prismlab.evaluate.sampled import task_score
@@ -198,6 +198,29 @@ def test_the_average_of_reasoning_is_the_study_s_and_needs_all_its_parts() -> No
 def test_the_second_leaderboard_s_scale(value: float, chance: float, wanted: float) -> None:
     """The first is the example on the site's page."""
     assert normalised(value, chance) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_items_in_training_data_count_in_no_score_of_the_harness() -> None:
+    """Two subtasks of the second leaderboard, by hand: pooled right answers, normalised, then their mean."""
+    names = "leaderboard_musr_murder_mysteries", "leaderboard_musr_object_placements"
+    rows = [
+        {"item_id": f"{name}:{k:05d}", "problem": f"{name}:{k:05d}", "task": "musr", "finished": None, "score": score}
+        for name, right in zip(names, (15, 8), strict=True)
+        for k, score in enumerate([1.0] * right + [0.0] * (20 - right))
+    ]
+    suite, judged = SUITES["leaderboard-v2"], {"musr": rows}
+    whole = scores_of(suite, judged)
+    assert "contaminated" not in whole
+    excluded = frozenset(("musr", f"{names[0]}:{k:05d}") for k in range(10))
+    found = scores_of(suite, judged, excluded | {("elsewhere", "x")})
+    by_hand = (normalised(5 / 10, 1 / 2) + normalised(8 / 20, 1 / 5)) / 2
+    assert found["tasks"]["musr"]["value"] == pytest.approx(by_hand)
+    assert found["tasks"]["musr"]["items"] == 30
+    assert found["contaminated"] == {"musr": {"items": 10, "score": whole["tasks"]["musr"]}}
+    # Nothing is left of a subtask: a mean over the others would be another one under the same name.
+    gone = scores_of(suite, judged, frozenset(("musr", f"{names[1]}:{k:05d}") for k in range(20)))
+    assert (gone["tasks"]["musr"]["value"], gone["average"]["value"]) == (None, None)
+    assert names[1] in gone["tasks"]["musr"]["reason"]
 
 
 def test_scaled_bounds_and_choices() -> None:

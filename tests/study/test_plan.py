@@ -344,6 +344,14 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     assert step_tokens(steps["weights/base:rl/s0"]) is None
 
 
+def test_a_suite_is_not_counted_as_no_tokens(tmp_path: Path) -> None:
+    data = study(seeds=[0])
+    data["evaluations"]["far"] = {"suite": {"name": "long", "lengths": [128]}}
+    steps = {step.id: step for step in planned(tmp_path, data).steps}
+    assert step_tokens(steps["evaluation/far@base/s0"]) is None
+    assert step_tokens(steps["evaluation/core@base/s0"])
+
+
 def test_landscapes_of_the_chain_or_of_what_is_named(tmp_path: Path) -> None:
     data = study(seeds=[0, 1])
     data["analyses"]["landscape"] = {"evaluation": "core", "items": 7, "grid": 3, "triples": [

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,15 @@ import torch
 from typer.testing import CliRunner
 
 from prismlab.cli import app
-from prismlab.errors import CheckpointError, DataError, MissingExtra, SpecError, StageError
+from prismlab.errors import CheckpointError, DataError, MissingExtra, SpecError, StageError, StoreError
 from prismlab.evaluate.judged import read_choices
 from prismlab.evaluate.sampled import aggregate
+from prismlab.evaluate.sets import load_set
+from prismlab.evaluate.suites import SUITES
 from prismlab.micro.models import build_model, tiny_config
 from prismlab.model.checkpoint import save_checkpoint
 from prismlab.model.tokens import build_byte_tokenizer
+from prismlab.run.lock import locked
 from prismlab.run.step import Silent
 from prismlab.score import read_rows
 from prismlab.tools.evaluate import Place, Wish, evaluate
@@ -92,6 +94,44 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
         judge(model, data, tmp_path / "full")
 
 
+def test_a_folder_is_one_process_s_and_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data, out = checkpoint(tmp_path / "m"), sets(tmp_path / "data", 8), tmp_path / "out"
+    with locked(out / "lock"), pytest.raises(StoreError, match=f"in use by process {os.getpid()}"):
+        judge(model, data, out)
+    assert [file.name for file in out.iterdir()] == ["lock"]
+    judge(model, data, out)
+    # What another version judged may be judged otherwise now: it is neither gone on with nor compared.
+    monkeypatch.setattr("prismlab.tools.evaluate.VERSION", 10**6)
+    with pytest.raises(SpecError, match="made otherwise: version is"):
+        judge(model, data, out)
+    judge(model, data, tmp_path / "later")
+    done = CliRunner().invoke(app, ["gate", *(str(tmp_path / name / "samples.parquet") for name in ("out", "later"))])
+    assert isinstance(done.exception, DataError)
+    assert "not evaluated alike: version is" in str(done.exception)
+
+
+def test_what_it_costs_is_said_before_it_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = checkpoint(tmp_path / "m"), sets(tmp_path / "data", 40)
+    keys = [f"Say {'yes' if k % 2 else 'no'}, in words without a comma." for k in range(9)]
+    prompts = [{"key": k, "prompt": text, "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]} for k, text in enumerate(keys)]  # fmt: skip  # noqa: E501
+    (data / "ifeval_prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    wish = Wish(benchmarks=("hellaswag", "piqa", "ifeval"), samples=2, max_new_tokens=3)
+    judge(model, data, None, wish)
+    told = capsys.readouterr().err.splitlines()
+    # Bytes are tokens here: the longest context and all choices of each item, to two digits.
+    whole = sum(
+        max(map(len, item.contexts)) + sum(map(len, item.continuations))
+        for one in SUITES["retention"].named(("hellaswag", "piqa"))
+        for item in load_set(one, list(data.iterdir()), "retention", 0)
+    )
+    assert told[0] == f"choices: 80 items, about {float(f'{whole:.2g}'):,.0f} tokens through the model"
+    assert told[1].startswith("ifeval: 18 responses (9 items, 2 samples each) of up to 3 tokens")
+    assert told[1].endswith("at most 54 tokens")
+    assert told[2].endswith("shorten it; without it: --tasks hellaswag,piqa")
+    judge(model, data, None)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_gate_takes_the_rows_and_refuses_changed_items(tmp_path: Path) -> None:
     data = sets(tmp_path / "data")
     for name, seed in (("a", 0), ("b", 1)):
@@ -128,6 +168,9 @@ def test_items_in_training_data_are_left_out_counted_and_both_scores_shown(tmp_p
     assert found["config"]["excluded"]["items"] == 3
     listed.write_text("elsewhere/1\n")
     with pytest.raises(SpecError, match="none of its 1 ids is asked"):
+        judge(model, data, None, exclude=listed)
+    listed.write_text("".join(f"piqa/{k:05d}\n" for k in range(60)))
+    with pytest.raises(SpecError, match="all 60 items of piqa stand in training data"):
         judge(model, data, None, exclude=listed)
     listed.write_text("no id\n")
     with pytest.raises(DataError, match=r"hits\.txt:1"):
@@ -175,31 +218,35 @@ def test_sampled_suites_state_their_sampling_and_count_what_was_cut(tmp_path: Pa
 
 
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from prismlab.evaluate import work
 work.CHUNK_ITEMS = 4
 from prismlab.tools.evaluate import Place, Wish, evaluate
-model, data, out = sys.argv[1:]
+model, data, out, after = sys.argv[1:]
+rename, left = Path.replace, int(after)
+
+def counted(self, target):
+    global left
+    found = rename(self, target)
+    if Path(target).parent.name == "parts":
+        left -= 1
+        if left == 0:
+            signal.setitimer(signal.ITIMER_PROF, 0.002)  # then SIGPROF, which ends a process as SIGKILL does
+    return found
+
+Path.replace = counted
 evaluate(model, "retention", Wish(benchmarks=("hellaswag", "piqa")), Place(source=Path(data), out=Path(out)))
 """
 
 
 def killed(model: Path, data: Path, out: Path, after: int) -> bool:
-    """Run in a process of its own and kill it once ``after`` more chunks lie there; whether it had to be killed."""
-    parts = out / "parts"
-    there = len(list(parts.glob("*.parquet"))) if parts.is_dir() else 0
+    """Run in a process of its own that is killed a moment after ``after`` more chunks lie there; whether it was."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", DRIVER, str(model), str(data), str(out)]
-    process = subprocess.Popen(arguments, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while process.poll() is None:
-        if parts.is_dir() and len(list(parts.glob("*.parquet"))) >= there + after:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.02)
-    assert process.returncode == 0, process.stderr.read() if process.stderr else ""
-    return False
+    arguments = [sys.executable, "-c", DRIVER, str(model), str(data), str(out), str(after)]
+    done = subprocess.run(arguments, env=env, capture_output=True)
+    assert done.returncode in (0, -signal.SIGPROF), done.stderr
+    return done.returncode != 0
 
 
 def kill_and_resume(tmp_path: Path, kills: int, items: int) -> None:
@@ -259,7 +306,6 @@ def test_leaderboards_go_through_the_harness_from_fetched_rows(tmp_path: Path, m
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
     from prismlab.evaluate import harness, harness_run
     from prismlab.evaluate.harness_scores import normalised
-    from prismlab.evaluate.suites import SUITES
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     model = checkpoint(tmp_path / "m")
@@ -275,6 +321,25 @@ def test_leaderboards_go_through_the_harness_from_fetched_rows(tmp_path: Path, m
     score = found["metrics"]["tasks"]["winogrande"]
     assert score["value"] == pytest.approx(100 * sum(row["score"] for row in rows) / 12)
     assert score["truncation"] is None
+    # Items in training data: two are left out, and the score with them is shown.
+    listed = tmp_path / "hits.txt"
+    listed.write_text("winogrande/winogrande:00003\nwinogrande/winogrande:00010\nelsewhere/1\n")
+    apart = Place(source=tmp_path / "sets", out=tmp_path / "apart", exclude=listed)
+    without = evaluate(str(model), "leaderboard-v1", wish, apart, as_json=True)
+    gone = {"winogrande:00003", "winogrande:00010"}
+    kept = read_rows(tmp_path / "apart" / "samples.parquet")
+    assert [row["item_id"] for row in kept] == [row["item_id"] for row in rows if row["item_id"] not in gone]
+    assert without["metrics"]["tasks"]["winogrande"]["value"] == pytest.approx(10 * sum(row["score"] for row in kept))
+    assert without["metrics"]["contaminated"] == {"winogrande": {"items": 2, "score": score}}
+    assert without["config"]["excluded"]["items"] == 3
+    assert without["config"]["benchmarks"] == found["config"]["benchmarks"]
+    for text, said in (
+        ("winogrande/3", "they are called winogrande/winogrande:00000"),
+        ("piqa/1", "none of its 1 ids"),
+    ):
+        listed.write_text(text + "\n")
+        with pytest.raises(SpecError, match=said):
+            evaluate(str(model), "leaderboard-v1", wish, Place(source=tmp_path / "sets", exclude=listed))
     with pytest.raises(DataError, match="gsm8k: its rows are not there"):
         evaluate(str(model), "leaderboard-v1", Wish(benchmarks=("gsm8k",)), Place(source=tmp_path / "sets"))
     # One of the 24 subtasks stands for them all: its score is normalised against its two choices.
@@ -293,7 +358,6 @@ def test_leaves_of_the_harness_s_groups() -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
     from prismlab.evaluate import harness
     from prismlab.evaluate.harness_scores import CHOICES
-    from prismlab.evaluate.suites import SUITES
 
     manager = harness.index_of(["arc_challenge", "leaderboard", "ruler"])
     found = {

@@ -120,6 +120,8 @@ def test_fields_prompt_and_worked_examples(model: Path, tmp_path: Path) -> None:
         ("name: harness\nbenchmarks: [a]\nsamples: 3", "'samples': the harness's tasks"),
         ("name: retention\nfiles: [x.parquet]\ninclude: [t]", "are for the suite 'harness'"),
         ("name: mine", "suite 'mine' is not one of retention"),
+        ("name: retention\nfiles: [x.parquet]\nexclude: [helaswag/1]", "no such benchmark; it has hellaswag"),
+        ("name: harness\nbenchmarks: [a]\nexclude: [a/3]", "no '<benchmark>/<task>:<number>'"),
         ("nam: own", "nam"),
     ],
 )
@@ -157,7 +159,8 @@ checkpoints: {}
 evaluations:
   mine: {suite: {name: own, own: {capitals: {file: capitals.jsonl, choices: choices, metric: acc_norm}}}}
   theirs: {suite: {name: harness, benchmarks: [my_capitals], include: [tasks]}}
-  board: {suite: {name: leaderboard-v1, benchmarks: [winogrande], shots: 1, files: [sets]}}
+  board: {suite: {name: leaderboard-v1, benchmarks: [winogrande], shots: 1, files: [sets],
+    exclude: ["winogrande/winogrande:00004"]}}
 gates:
   held: {evaluation: theirs, reference: a, margins: {my_capitals: 50}}
 """
@@ -205,7 +208,10 @@ def test_in_a_study_rows_scores_and_gates_are_there(model: Path, tmp_path: Path,
     assert mine["tasks"]["capitals"]["value"] == theirs["metrics"]["tasks"]["my_capitals"]["value"]
     assert theirs["metrics"]["benchmarks"]["my_capitals"]["metric"] == "acc_norm"
     assert {"name": "capitals.yaml"}.items() <= theirs["config"]["content"]["@tasks"][0].items()
-    assert board["tasks"]["winogrande"]["items"] == 9
+    assert (board["tasks"]["winogrande"]["items"], board["contaminated"]["winogrande"]["items"]) == (8, 1)
+    assert board["contaminated"]["winogrande"]["score"]["items"] == board["benchmarks"]["winogrande"]["items"] == 9
+    apart = read_rows(records["evaluation/board@b/s0"][1] / "excluded.parquet")
+    assert [row["item_id"] for row in apart] == ["winogrande:00004"]
     assert board["benchmarks"]["winogrande"]["shots"] == 1
     rows = {name: read_rows(records[f"evaluation/theirs@{name}/s0"][1] / "samples.parquet") for name in "ab"}
     assert theirs["metrics"]["tasks"]["my_capitals"]["value"] == pytest.approx(task_score(rows["a"])["value"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prismlab.data.items import Item, load_items
-from prismlab.errors import SpecError
+from prismlab.errors import SpecError, shown
 from prismlab.evaluate import ruler
 from prismlab.evaluate.ifeval import instruction_scores, read_prompts
 from prismlab.evaluate.judged import ChoiceRow, other_measures, sample_row, suite_scores, without
@@ -54,6 +54,24 @@ class Asked:
         """Length in tokens of the tasks that were made for one."""
         found = {name.name: items[0].meta.get("length") for name, items in self.sampled.items()}
         return {name: int(length) for name, length in found.items() if length is not None}
+
+    def check_excluded(self, excluded: frozenset[tuple[str, str]]) -> list[str]:
+        """Ids of items in training data that are not asked, ``benchmark/item``, sorted.
+
+        Raises:
+            SpecError: nothing of a benchmark is left: without it the average would be another one under the same name.
+        """
+        unknown = set(excluded)
+        for sets in (self.choices, self.sampled):
+            for benchmark, items in sets.items():
+                ids = {(benchmark.name, item.id) for item in items}
+                if ids and ids <= excluded:
+                    raise SpecError(
+                        f"exclude: all {len(ids)} items of {shown(benchmark.name, 60)} stand in training data, so "
+                        "there is no score of it; leave the benchmark out"
+                    )
+                unknown -= ids
+        return sorted("/".join(key) for key in unknown)
 
     def facts(self) -> dict[str, Json]:
         """By benchmark all that decides its numbers: two checkpoints can be compared if these are equal."""
@@ -154,6 +172,36 @@ def _long(
         )
         for length in wish.lengths
     }
+
+
+COUNTED = 32
+"""Items of a benchmark that are encoded to estimate its tokens."""
+
+
+def costs(asked: Asked, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a suite is to cost, a line each for its choices and for every benchmark that is sampled.
+
+    Tokens of choices are estimated: what the choices of an item share counts once, and tokens a character are those of
+    the first ``COUNTED`` items of each benchmark. Sampled ones are the most that there can be, prompts apart.
+    """
+    tokens, lines = 0.0, list[str]()
+    for items in asked.choices.values():
+        texts = [max(item.contexts, key=len) + "".join(item.continuations) for item in items]
+        some = texts[:COUNTED]
+        rate = sum(map(len, tokenizer(some)["input_ids"])) / max(1, sum(map(len, some))) if some else 0.0  # type: ignore[arg-type]
+        tokens += rate * sum(map(len, texts))
+    if asked.choices:
+        count = sum(map(len, asked.choices.values()))
+        lines.append(f"choices: {count:,} items, about {float(f'{tokens:.2g}'):,.0f} tokens through the model")
+    for benchmark, some in asked.sampled.items():
+        drawn = sampling_of(benchmark, asked.wish)
+        each = "" if drawn.samples == 1 else f" ({len(some):,} items, {drawn.samples} samples each)"
+        responses = len(some) * drawn.samples
+        lines.append(
+            f"{benchmark.name}: {responses:,} responses{each} of up to {drawn.max_new_tokens:,} tokens, sampled one "
+            f"after another: at most {responses * drawn.max_new_tokens:,} tokens"
+        )
+    return lines
 
 
 @dataclass(frozen=True)

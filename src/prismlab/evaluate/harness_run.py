@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prismlab.errors import DataError, StageError, in_a_line
+from prismlab.errors import DataError, SpecError, StageError, in_a_line, shown
 from prismlab.evaluate.harness import index_of, leaves, local_files, settled
 from prismlab.evaluate.harness_scores import scores_of
 from prismlab.evaluate.suite_base import Benchmark, Suite
@@ -252,12 +252,44 @@ def settle(benchmarks: Sequence[Benchmark], include: Sequence[Path]) -> list[Ben
 
 
 def scored(
-    suite: Suite, benchmarks: Sequence[Benchmark], judged: Mapping[str, list[dict[str, Any]]], shots: int | None
-) -> tuple[list[dict[str, Any]], dict[str, Json]]:
-    """All rows, and the metrics of a suite of the harness with what they hang on, ``benchmarks``."""
+    suite: Suite,
+    benchmarks: Sequence[Benchmark],
+    judged: Mapping[str, list[dict[str, Any]]],
+    shots: int | None,
+    excluded: frozenset[tuple[str, str]] = frozenset(),
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Json]]:
+    """Rows that count, rows of items in training data (``excluded``: benchmark and item), and the metrics of a suite of
+    the harness with what they hang on, ``benchmarks``."""
     asked = [one if shots is None else replace(one, shots=shots) for one in benchmarks]
-    rows = [row for some in judged.values() for row in some]
-    return rows, {**scores_of(suite, judged), "benchmarks": facts(asked, judged)}
+    rows: list[dict[str, Any]] = []
+    apart: list[dict[str, Any]] = []
+    for name, some in judged.items():
+        for row in some:
+            (apart if (name, row["item_id"]) in excluded else rows).append(row)
+    return rows, apart, {**scores_of(suite, judged, excluded), "benchmarks": facts(asked, judged)}
+
+
+def check_excluded(
+    excluded: frozenset[tuple[str, str]], benchmarks: Sequence[Benchmark], include: Sequence[Path]
+) -> None:
+    """Refuse ids of items in training data that no task has, before anything is judged.
+
+    Raises:
+        SpecError: an id of one of these benchmarks is no ``<task>:<number>`` of its tasks.
+    """
+    names = {one.name: one for one in benchmarks}
+    mine = sorted(key for key in excluded if key[0] in names)
+    if not mine:
+        return
+    manager = index_of([str(one.task) for one in benchmarks], include)
+    tasks = {name: leaves(manager, str(one.task)) for name, one in names.items()}
+    for name, item in mine:
+        task, _, number = item.rpartition(":")
+        if task not in tasks[name] or not (number.isdecimal() and len(number) >= 5):
+            raise SpecError(
+                f"exclude: {shown(f'{name}/{item}', 80)} is no item of {name}: there they are called "
+                f"{name}/{tasks[name][0]}:00000 and so on"
+            )
 
 
 def facts(benchmarks: Sequence[Benchmark], judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Json]:

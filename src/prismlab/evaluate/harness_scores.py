@@ -58,18 +58,44 @@ def scaled(score: Score, chance: float) -> Score:
     return {**score, **ends}
 
 
-def scores_of(suite: Suite, judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """``tasks`` (a SCORE a benchmark), ``subtasks``, ``average`` and, of RULER, ``lengths``, from rows by benchmark."""
+def scores_of(
+    suite: Suite,
+    judged: Mapping[str, Sequence[Mapping[str, Any]]],
+    excluded: frozenset[tuple[str, str]] = frozenset(),
+) -> dict[str, Any]:
+    """``tasks`` (a SCORE a benchmark), ``subtasks``, ``average`` and, of RULER, ``lengths``, from rows by benchmark.
+
+    Args:
+        suite: which one.
+        judged: all rows, by benchmark.
+        excluded: (benchmark, item) that count in no score. A task of which nothing is left has none, and so has no mean
+            that it belongs to; ``contaminated`` tells how many items they are, and the SCORE with them.
+    """
+    found = _scores(suite, judged, excluded)
+    gone = {
+        name: {row["item_id"] for row in rows if (name, row["item_id"]) in excluded} for name, rows in judged.items()
+    }
+    if any(gone.values()):
+        whole = _scores(suite, judged, frozenset())["tasks"]
+        found["contaminated"] = {n: {"items": len(ids), "score": whole[n]} for n, ids in gone.items() if ids}
+    return found
+
+
+def _scores(
+    suite: Suite, judged: Mapping[str, Sequence[Mapping[str, Any]]], excluded: frozenset[tuple[str, str]]
+) -> dict[str, Any]:
+    kept = {name: [row for row in rows if (name, row["item_id"]) not in excluded] for name, rows in judged.items()}
     subtasks: dict[str, dict[str, Score]] = {}
     for name, rows in judged.items():
         groups: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             # Items of a benchmark of many tasks are called <task>:<number>; lengths and levels are tasks of their own.
             part = row["item_id"].rpartition(":")[0] if row["task"] == name else row["task"]
-            groups.setdefault(part, []).append(row)
+            mine = groups.setdefault(part, [])
+            mine += [] if (name, row["item_id"]) in excluded else [row]
         subtasks[name] = {task: _score(mine) for task, mine in groups.items()}
-    every = [row for rows in judged.values() for row in rows]
-    tasks = {name: _benchmark(suite, name, told, list(judged[name])) for name, told in subtasks.items()}
+    every = [row for rows in kept.values() for row in rows]
+    tasks = {name: _benchmark(suite, name, told, kept[name]) for name, told in subtasks.items()}
     found = {"tasks": tasks, "subtasks": subtasks, "average": mean_of(tasks, every, "benchmark")}
     if suite.name == "ruler":
         by_length: dict[str, dict[str, Score]] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prismlab.data.sources import heldout_texts
 from prismlab.errors import DataError
 from prismlab.evaluate import text as text_loss
-from prismlab.evaluate.asked import Answers, Asked, answer, ask, metrics_of
+from prismlab.evaluate.asked import Answers, Asked, answer, ask, costs, metrics_of
 from prismlab.evaluate.draw import draw_of, files_of
 from prismlab.evaluate.judged import write_choices
 from prismlab.evaluate.sampled import aggregate
@@ -68,8 +68,7 @@ def _suite_rows(
     asked: Asked, answers: Answers, config: Mapping[str, Json], out: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Json]]:
     """Rows that count and the metrics of a suite; items in training data are kept apart, in ``excluded.parquet``."""
-    pairs = (text.partition("/") for text in config["spec"]["suite"]["exclude"])
-    excluded = frozenset((task, item) for task, _, item in pairs)
+    excluded = _excluded(config)
     apart = [row for row in answers.rows if (row["task"], row["item_id"]) in excluded]
     if apart:
         write_rows(apart, out / "excluded.parquet")
@@ -79,17 +78,29 @@ def _suite_rows(
     return rows, {**metrics_of(asked, answers, excluded), "benchmarks": asked.facts()}
 
 
+def _excluded(config: Mapping[str, Json]) -> frozenset[tuple[str, str]]:
+    """(benchmark, item) of items that stand in training data."""
+    pairs = (text.partition("/") for text in config["spec"]["suite"]["exclude"])
+    return frozenset((task, item) for task, _, item in pairs)
+
+
 def _by_harness(
-    config: Mapping[str, Json], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress
+    config: Mapping[str, Json],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress,
+    out: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, Json]]:
     """Rows and metrics of a suite that lm-evaluation-harness judges."""
-    from prismlab.evaluate.harness_run import judge_tasks, scored, settle
+    from prismlab.evaluate.harness_run import check_excluded, judge_tasks, scored, settle
     from prismlab.evaluate.loglik import positions_of
 
     spec, included = config["spec"]["suite"], files_of(config, TASK_FILES) or []
     suite, include = suite_of(spec), roots(included)
     benchmarks = settle(suite.named(tuple(spec["benchmarks"])), include)
     _check_lengths(spec["lengths"], positions_of(model))
+    excluded = _excluded(config)
+    check_excluded(excluded, benchmarks, include)
     with tempfile.TemporaryDirectory(prefix="prism-eval-") as spare:
         judged = judge_tasks(
             suite,
@@ -104,7 +115,10 @@ def _by_harness(
             shots=spec["shots"],
             limit=spec["limit"],
         )
-        return scored(suite, benchmarks, judged, spec["shots"])
+    rows, apart, metrics = scored(suite, benchmarks, judged, spec["shots"], excluded)
+    if apart:
+        write_rows(apart, out / "excluded.parquet")
+    return rows, metrics
 
 
 def _check_lengths(lengths: Sequence[int], positions: int | None) -> None:
@@ -138,10 +152,16 @@ def run(config: Mapping[str, Json], inputs: Mapping[str, Artifact], out: Path, p
     tokenizer = load_tokenizer(folder)
     # Items are read before the model is loaded: a missing set is told early.
     asked = _asked(config, tokenizer)
+    unknown = [] if asked is None else asked.check_excluded(_excluded(config))
     model = load_model(folder, dtype="float32")
     if config["spec"].get("suite") is not None and asked is None:
-        rows, scores = _by_harness(config, model, tokenizer, progress)
+        rows, scores = _by_harness(config, model, tokenizer, progress, out)
     elif asked is not None:
+        if unknown:
+            told = f"{unknown[0]} and {len(unknown) - 1} others" if len(unknown) > 1 else unknown[0]
+            progress.note(f"warning: 'exclude' names {told}, which the suite does not ask")
+        for line in costs(asked, tokenizer):
+            progress.note(line)
         scratch = config.get("scratch")
         answers = answer(asked, lambda: (model, tokenizer), None if scratch is None else Path(scratch), progress)
         rows, scores = _suite_rows(asked, answers, config, out)

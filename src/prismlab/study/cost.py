@@ -113,6 +113,8 @@ def step_tokens(step: Step) -> int | None:
         most = spec["prompts"]  # Null: how many prompts there will be is not known beforehand.
         return None if most is None else most * (spec["samples"] + 2 * spec["fresh"]) * spec["max_new_tokens"]
     if step.kind == "evaluation":
+        if spec.get("suite") is not None:
+            return None  # How many items its files hold is not looked up; the step says it before it judges.
         return len(spec["tasks"]) * spec["items"] * spec["samples"] * spec["max_new_tokens"]
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -123,7 +124,8 @@ class SuiteSpec(Spec):
     max_new_tokens: Count | None = None
     """Longest response, in tokens."""
     exclude: list[str] = []
-    """``benchmark/item`` of items that stand in training data: left out of the scores, and counted."""
+    """``benchmark/item`` of items that stand in training data: left out of the scores, and counted. Of the harness an
+    item is called ``<task>:<number>``, with five digits or more."""
 
     @model_validator(mode="after")
     def _known(self) -> SuiteSpec:
@@ -144,6 +146,18 @@ class SuiteSpec(Spec):
         wrong = [text for text in self.exclude if not all(text.partition("/"))]
         if wrong:
             raise ValueError(f"'exclude' holds {wrong[0]!r}, which is no 'benchmark/item'")
+        # Rows of our own suites are called by length where they have one; the harness's go by benchmark.
+        lengths = tuple(self.lengths)
+        named = known if self.by_harness else [name for one in self.suite.benchmarks for name in one.tasks_of(lengths)]
+        wrong = [text for text in self.exclude if text.partition("/")[0] not in named]
+        if wrong:
+            raise ValueError(
+                f"'exclude' holds {wrong[0]!r}: the suite has no such benchmark; it has {', '.join(named)}"
+            )
+        theirs = re.compile(r".+:[0-9]{5,}")
+        wrong = [text for text in self.exclude if self.by_harness and not theirs.fullmatch(text.partition("/")[2])]
+        if wrong:
+            raise ValueError(f"'exclude' holds {wrong[0]!r}, which is no '<benchmark>/<task>:<number>', as in the rows")
         return self
 
     @model_validator(mode="after")
@@ -154,7 +168,7 @@ class SuiteSpec(Spec):
         if self.name != "ruler" and ("long" in kinds) != bool(self.lengths):
             raise ValueError("'lengths' and the suites 'long' and 'ruler' go together")
         if "harness" in kinds:
-            not_theirs = ("samples", "temperature", "top_p", "max_new_tokens", "exclude")
+            not_theirs = ("samples", "temperature", "top_p", "max_new_tokens")
             given = [name for name in not_theirs if getattr(self, name)]
             if given or self.temperature is not None:
                 raise ValueError(f"{(given or ['temperature'])[0]!r}: the harness's tasks have that in themselves")

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prismlab.errors import DataError, SpecError
 from prismlab.evaluate.fetch import file_hash
-from prismlab.evaluate.harness_run import ROOM, judge_tasks, lengths_in, scored, settle
+from prismlab.evaluate.harness_run import ROOM, check_excluded, judge_tasks, lengths_in, scored, settle
 from prismlab.evaluate.loglik import positions_of
 from prismlab.tools import show
-from prismlab.tools.evaluate import Place, claim, held_checkpoint, summary_tables, write_record
+from prismlab.tools.evaluate import (
+    VERSION,
+    Place,
+    claimed,
+    excluded_fact,
+    held_checkpoint,
+    read_excluded,
+    summary_tables,
+    write_record,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def _config(
-    suite: Suite, chosen: Sequence[Benchmark], wish: Wish, place: Place, files: Sequence[Path]
+    suite: Suite,
+    chosen: Sequence[Benchmark],
+    wish: Wish,
+    place: Place,
+    files: Sequence[Path],
+    excluded: frozenset[tuple[str, str]],
 ) -> dict[str, Any]:
     """All that decides the numbers besides the checkpoint."""
     facts = {
@@ -40,7 +56,9 @@ def _config(
     included = {file.name: file_hash(file) for file in own if "__pycache__" not in file.parts}
     more = {"lengths": list(wish.lengths)} if wish.lengths else {}
     more |= {"include": included} if included else {}
-    return {"suite": suite.name, "benchmarks": facts, "limit": wish.limit, "rows": rows, "dtype": place.dtype, **more}
+    more |= {"excluded": excluded_fact(excluded)} if excluded else {}
+    whole = {"suite": suite.name, "benchmarks": facts, "limit": wish.limit, "rows": rows, "dtype": place.dtype}
+    return {**whole, "version": VERSION, "harness": version("lm_eval"), **more}
 
 
 def _fits(files: Sequence[Path], wanted: Sequence[int], positions: int | None) -> None:
@@ -56,7 +74,6 @@ def _fits(files: Sequence[Path], wanted: Sequence[int], positions: int | None) -
 def _refuse(suite: Suite, wish: Wish, place: Place) -> None:
     """Options that suites of the harness do not have."""
     given = {
-        "--exclude": place.exclude is not None,
         "--length": bool(wish.lengths) and suite.name != "ruler",
         "--samples": wish.samples is not None,
         "--temperature": wish.temperature is not None,
@@ -86,10 +103,18 @@ def through_harness(
     files = [file for file in files if file.parent.name == suite.name] or files
     # Which tasks there are is known without the checkpoint; a wrong name is told at once.
     chosen = settle(suite.named(wish.benchmarks), place.include)
+    excluded = read_excluded(place.exclude)
+    if excluded and not any(name in {one.name for one in chosen} for name, _ in excluded):
+        raise SpecError(f"--exclude: none of its {len(excluded)} ids is of {', '.join(one.name for one in chosen)}")
+    check_excluded(excluded, chosen, place.include)
     held = held_checkpoint(checkpoint, place)
-    config = _config(suite, chosen, wish, place, files)
-    with tempfile.TemporaryDirectory(prefix="prism-eval-") as spare, show.progress(f"eval {suite.name}") as progress:
-        parts = Path(spare) if place.out is None else claim(place.out, config, held.content())
+    config = _config(suite, chosen, wish, place, files, excluded)
+    with ExitStack() as stack:
+        if place.out is None:
+            parts = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prism-eval-")))
+        else:
+            parts = stack.enter_context(claimed(place.out, config, held.content()))
+        progress = stack.enter_context(show.progress(f"eval {suite.name}"))
         parts.mkdir(parents=True, exist_ok=True)
         model, tokenizer = held.load()
         _fits(files if suite.name == "ruler" else (), wish.lengths, positions_of(model))
@@ -106,7 +131,7 @@ def through_harness(
             shots=wish.shots,
             limit=wish.limit,
         )
-    every, metrics = scored(suite, chosen, judged, wish.shots)
+    every, _, metrics = scored(suite, chosen, judged, wish.shots, excluded)
     told = metrics.pop("benchmarks")
     config = {**config, "benchmarks": {name: {**told[name], **one} for name, one in config["benchmarks"].items()}}
     for name, one in config["benchmarks"].items():

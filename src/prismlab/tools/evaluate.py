@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prismlab.errors import CheckpointError, DataError, SpecError, shown
 from prismlab.evaluate.suite_base import Wish
 from prismlab.evaluate.suites import SUITES
+from prismlab.study.stages import STAGES
 from prismlab.tools import show
 
 if TYPE_CHECKING:
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
 
     from prismlab.evaluate.asked import Answers, Asked
     from prismlab.evaluate.suite_base import Suite
+    from prismlab.run.step import Progress
 
 __all__ = ["Place", "Wish", "evaluate", "list_suites"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 SCHEMA = 1
-PLAN, RECORD, PARTS = "plan.json", "record.json", "parts"
+VERSION = STAGES["evaluation"][1]
+"""Of what judges: rows of another version are neither gone on with nor compared."""
+PLAN, RECORD, PARTS, LOCK = "plan.json", "record.json", "parts", "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,23 +176,42 @@ def write_record(out: Path, record: Mapping[str, Any]) -> None:
 
 def config_of(asked: Asked, place: Place, excluded: frozenset[tuple[str, str]]) -> dict[str, Any]:
     """All that decides the numbers besides the checkpoint: what gates compare."""
-    digest = hashlib.blake2b("\n".join(sorted("/".join(key) for key in excluded)).encode(), digest_size=16)
     return {
         "suite": asked.suite.name,
         "benchmarks": asked.facts(),
         "template": asked.wish.template,
         "seed": asked.wish.seed,
         "dtype": place.dtype,
-        "excluded": {"items": len(excluded), "hash": digest.hexdigest()} if excluded else None,
+        "version": VERSION,
+        "excluded": excluded_fact(excluded) if excluded else None,
     }
 
 
-def claim(out: Path, config: Mapping[str, Any], checkpoint: Sequence[Mapping[str, str]]) -> Path:
-    """The folder for what is judged below ``out``, which is marked as this evaluation's.
+def excluded_fact(excluded: frozenset[tuple[str, str]]) -> dict[str, Any]:
+    """How many items are left out, and a hash of which."""
+    digest = hashlib.blake2b("\n".join(sorted("/".join(key) for key in excluded)).encode(), digest_size=16)
+    return {"items": len(excluded), "hash": digest.hexdigest()}
+
+
+@contextmanager
+def claimed(out: Path, config: Mapping[str, Any], checkpoint: Sequence[Mapping[str, str]]) -> Iterator[Path]:
+    """The folder for what is judged below ``out``, which is this evaluation's, and this process's alone in the block.
 
     Raises:
-        SpecError: it is another evaluation's.
+        SpecError: it is another evaluation's, or holds something else.
+        StoreError: another process judges there.
     """
+    from prismlab.run.lock import locked
+
+    ours = {LOCK, PLAN, Path(PLAN).with_suffix(".tmp").name}
+    # Looked at before the lock, which would make the folder.
+    if out.is_dir() and not (out / PLAN).is_file() and {file.name for file in out.iterdir()} - ours:
+        raise SpecError(f"{out}: not empty, and not an evaluation's folder; name a new one with --out")
+    with locked(out / LOCK):
+        yield _claim(out, config, checkpoint)
+
+
+def _claim(out: Path, config: Mapping[str, Any], checkpoint: Sequence[Mapping[str, str]]) -> Path:
     from prismlab.evaluate.retention import differing
 
     plan = {"schema": SCHEMA, "config": dict(config), "checkpoint": list(checkpoint)}
@@ -203,9 +227,6 @@ def claim(out: Path, config: Mapping[str, Any], checkpoint: Sequence[Mapping[str
             why = "of another checkpoint" if other else f"made otherwise: {unlike[0]}"
             raise SpecError(f"{out}: holds an evaluation {why}; name another folder with --out")
     else:
-        if out.exists() and any(out.iterdir()):
-            raise SpecError(f"{out}: not empty, and not an evaluation's folder; name a new one with --out")
-        out.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".tmp")
         draft.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         draft.replace(file)
@@ -224,6 +245,7 @@ def evaluate(checkpoint: str, suite: str, wish: Wish, place: Place, *, as_json: 
 
     Raises:
         SpecError: an option is wrong, or the folder holds another evaluation.
+        StoreError: another process judges in that folder.
         DataError: a set is missing or broken.
         CheckpointError: no model or tokenizer can be loaded.
         StageError: the weights are broken, or an item does not fit the model.
@@ -250,21 +272,31 @@ def evaluate(checkpoint: str, suite: str, wish: Wish, place: Place, *, as_json: 
     asked = ask(chosen, wish, files, MicroSpec().model_dump(mode="json"), held.tokenizer())
     config = config_of(asked, place, excluded)
     _known(excluded, asked)
-    keep = None if place.out is None else claim(place.out, config, held.content())
-    with show.progress(f"eval {chosen.name}") as progress:
-        answers = answer(asked, held.load, keep, progress)
-    metrics = metrics_of(asked, answers, excluded)
-    record = {"checkpoint": str(held.folder), "config": config, "metrics": metrics}
-    _emit(record, asked, answers, excluded, place.out, as_json)
+    with nullcontext() if place.out is None else claimed(place.out, config, held.content()) as keep:
+        with show.progress(f"eval {chosen.name}") as progress:
+            _tell_costs(asked, held.tokenizer(), progress)
+            answers = answer(asked, held.load, keep, progress)
+        metrics = metrics_of(asked, answers, excluded)
+        record = {"checkpoint": str(held.folder), "config": config, "metrics": metrics}
+        _emit(record, asked, answers, excluded, place.out, as_json)
     return record
+
+
+def _tell_costs(asked: Asked, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
+    """Before anything is judged: how much is asked, and how to ask less."""
+    from prismlab.evaluate.asked import costs
+
+    for line in costs(asked, tokenizer):
+        progress.note(line)
+    choices = ",".join(dict.fromkeys(one.name for one in asked.choices))
+    without = f"; without it: --tasks {choices}" if choices and asked.sampled else ""
+    if asked.sampled:
+        progress.note(f"sampling takes longest: --limit, --samples and --max-new-tokens shorten it{without}")
 
 
 def _known(excluded: frozenset[tuple[str, str]], asked: Asked) -> None:
     """Refuse a list of items of which none is asked: it is meant for another suite."""
-    ids = {
-        (one.name, item.id) for sets in (asked.choices, asked.sampled) for one, items in sets.items() for item in items
-    }
-    if excluded and not excluded & ids:
+    if len(asked.check_excluded(excluded)) == len(excluded) > 0:
         raise SpecError(
             f"--exclude: none of its {len(excluded)} ids is asked; ids are 'benchmark/item', as in the rows"
         )
