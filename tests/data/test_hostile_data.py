@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from pydantic import ValidationError
 
 from prismlab.data.lines import Bad
 from prismlab.data.rows import Row, file_rows, rows_or_bad
+from prismlab.data.sources import row_documents
 from prismlab.errors import DataError, SpecError
 from prismlab.study.load import load_mixtures
-from prismlab.study.spec import MixtureSpec
+from prismlab.study.spec import MixtureSpec, SourceSpec
 
 BEYOND = {
     "a date beyond the year 9999": pa.array([0, 10**8, 0], pa.date32()),
@@ -40,6 +43,18 @@ def test_a_value_that_python_cannot_hold_costs_its_row_alone(case: str, tmp_path
     assert [row.where for row in rows[-2:]] == ["a.parquet:2048", "a.parquet:2050"]
     with pytest.raises(DataError, match=r"a\.parquet:2049: a value cannot be read"):
         list(file_rows(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_nul_is_refused_also_where_nothing_is_cleaned(name: str, tmp_path: Path) -> None:
+    texts = ["one", "two\0three", "four"]
+    lines = [json.dumps({"text": text}) if name.endswith("l") else text for text in texts]
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    spec = SourceSpec.model_validate({"files": [name], "domain": "web"}).model_dump(mode="json", by_alias=True)
+    found = row_documents("s", spec, [tmp_path / name], "think")
+    assert next(found).text == "one"
+    with pytest.raises(DataError, match=rf"{re.escape(name)}:2: character 4 is NUL"):
+        next(found)
 
 
 def test_columns_that_share_a_name_are_refused_as_keys_are(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from prismlab.data.files import whole
 from prismlab.data.filters import conditions, length_filter, row_filter
 from prismlab.data.lines import Bad
 from prismlab.data.recipes import document_maker
-from prismlab.data.rows import BadRow, Row
+from prismlab.data.rows import BadRow, Row, without_nul
 from prismlab.data.sources import Counts, entries, micro_documents
 from prismlab.data.templates import get_template
 from prismlab.errors import DataError, shown
@@ -210,10 +210,7 @@ def settled(where: str, document: Document, counts: Counter[str]) -> Document:
     Raises:
         BadRow: it holds U+0000.
     """
-    text = document.text
-    if "\0" in text:
-        detail = f"character {text.index(chr(0)) + 1} is NUL; binary data, or a broken export"
-        raise BadRow(where, "a NUL character", detail)
+    text = without_nul(where, document.text)
     if not _BIDI.isdisjoint(text):
         counts["bidi_documents"] += 1
     if not text.startswith("\ufeff") and "\r" not in text:

@@ -107,6 +107,18 @@ def encodable(where: str, text: str) -> str:
     return text
 
 
+def without_nul(where: str, text: str) -> str:
+    """``text``, which must not hold the character NUL.
+
+    Raises:
+        BadRow: it does.
+    """
+    if "\0" in text:
+        detail = f"character {text.index(chr(0)) + 1} is NUL; binary data, or a broken export"
+        raise BadRow(where, "a NUL character", detail)
+    return text
+
+
 def _kind(value: Any) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 

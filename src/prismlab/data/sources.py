@@ -15,7 +15,7 @@ from prismlab.data.document import Document
 from prismlab.data.filters import conditions, length_filter, row_filter
 from prismlab.data.lines import MAX_LINE, Bad, lines
 from prismlab.data.recipes import document_maker
-from prismlab.data.rows import TEXT_SUFFIXES, Row, has_suffix, hub_rows, rows_or_bad
+from prismlab.data.rows import TEXT_SUFFIXES, Row, has_suffix, hub_rows, rows_or_bad, without_nul
 from prismlab.data.templates import ThinkTemplate, get_template
 from prismlab.errors import DataError, shown
 from prismlab.micro import text as micro_text
@@ -175,7 +175,7 @@ def row_documents(
             found = make(found)
         if not found.text.strip():
             counts.empty += 1
-        elif too(found.text) is None:
+        elif too(without_nul(found.where, found.text)) is None:
             given += 1
             yield found
 
