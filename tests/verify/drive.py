@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from hostile_programs import FORGERIES, FUNCTIONS, HONEST, HONEST_FUNCTIONS, REACH, STAY
+import hostile_more
+import hostile_programs
 
 from prismlab.verify.sandbox.box import Sandbox
 from prismlab.verify.sandbox.compare import same_output
@@ -72,10 +73,13 @@ def main():
     box = Sandbox("A", template=False) if each else open_sandbox(sys.argv[1])
     if each:
         box.record = {"level": "A", "starts": box.pool().facts["starts"]}
-    kinds = {"forgery": FORGERIES, "reach": REACH, "stay": STAY, "honest": HONEST}
-    work = [(kind, one.name, one.source, one.expected, script) for kind, some in kinds.items() for one in some]
-    kinds = {"function": FUNCTIONS, "honest function": HONEST_FUNCTIONS}
-    work += [(kind, one.name, one.source, one.expected, function) for kind, some in kinds.items() for one in some]
+    kinds = {"FORGERIES": script, "REACH": script, "STAY": script, "HONEST": script}
+    kinds |= {"FUNCTIONS": function, "HONEST_FUNCTIONS": function}
+    work = [
+        (kind, one.name, one.source, one.expected, judge)
+        for kind, judge in kinds.items()
+        for one in (*getattr(hostile_programs, kind), *getattr(hostile_more, kind))
+    ]
     if len(sys.argv) > 3:
         for line in Path(sys.argv[3]).read_text("utf-8").splitlines():
             row = json.loads(line)

@@ -11,6 +11,7 @@ import pytest
 
 from prismlab.verify.sandbox import bpf, syscalls
 from prismlab.verify.sandbox.notify import Answerer
+from prismlab.verify.sandbox.template import SELF
 
 TABLES = (
     syscalls.PLAIN
@@ -18,10 +19,11 @@ TABLES = (
     | syscalls.IDENTITY
     | syscalls.SESSION
     | syscalls.SIGNALS
+    | syscalls.OF_A_PROCESS
     | syscalls.FILES
     | syscalls.CHECKED
 )
-EPERM, ENOSYS = bpf.ERRNO | errno.EPERM, bpf.ERRNO | errno.ENOSYS
+EPERM, ENOSYS, ESRCH = (bpf.ERRNO | number for number in (errno.EPERM, errno.ENOSYS, errno.ESRCH))
 
 
 def run(program: bytes, number: int, arguments: tuple[int, ...] = (), arch: int = bpf.AUDIT_ARCH["x86_64"]) -> int:
@@ -55,6 +57,8 @@ def test_what_is_allowed_and_nothing_else(arch: str, level: str) -> None:
             assert found == bpf.ALLOW, name
         elif name in syscalls.IDENTITY:
             assert found == (bpf.ALLOW if level == "A" else bpf.NOTIFY), name
+        elif name in syscalls.OF_A_PROCESS:
+            assert found == (bpf.ALLOW if level == "A" else ESRCH), name
         elif name in syscalls.SESSION or name in syscalls.FILES:
             assert found == (bpf.ALLOW if level == "A" else EPERM), name
     assert run(program, names_of("read")[column], arch=bpf.AUDIT_ARCH[("aarch64", "x86_64")[column]]) == bpf.KILL
@@ -102,6 +106,16 @@ def test_signals_only_to_oneself_where_nothing_else_keeps_them_in() -> None:
     for target, found in ((4321, bpf.ALLOW), (0, bpf.ALLOW), (4322, EPERM), (0xFFFFFFFF, EPERM), (1, EPERM)):
         for name in ("kill", "tkill", "tgkill"):
             assert call(name, target, 9, only=4321, level="B") == found
+
+
+def test_at_level_b_other_processes_do_not_exist() -> None:
+    for name in syscalls.OF_A_PROCESS:
+        for target, found in ((0, bpf.ALLOW), (SELF, bpf.ALLOW), (1, ESRCH), (4321, ESRCH), (0xFFFFFFFF, ESRCH)):
+            assert call(name, target, level="B") == found, (name, target)
+            assert call(name, target, level="A") == bpf.ALLOW
+    assert call("getpriority", 0, 0, level="B") == call("getpriority", 0, SELF, level="B") == bpf.ALLOW
+    assert call("getpriority", 0, 4321, level="B") == ESRCH
+    assert call("getpriority", 1, 0, level="B") == EPERM
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import struct
 from collections.abc import Iterable
 
 from prismlab.errors import SandboxError
-from prismlab.verify.sandbox.syscalls import CHECKED, FILES, IDENTITY, PATHS, PLAIN, SESSION, SIGNALS
+from prismlab.verify.sandbox.syscalls import CHECKED, FILES, IDENTITY, OF_A_PROCESS, PATHS, PLAIN, SESSION, SIGNALS
+from prismlab.verify.sandbox.template import SELF
 
 ALLOW = 0x7FFF0000
 NOTIFY = 0x7FC00000
@@ -75,6 +76,7 @@ def _checked(notify_paths: bool) -> dict[str, list[Instruction]]:
         # Another process's limits, priority: only of the caller itself, which is 0.
         "prlimit64": _one_of(0, [0], allow, refuse),
         "setpriority": [(LOAD, 0, 0, _low(0)), (EQUAL, 1, 0, 0), refuse, *_one_of(1, [0], allow, refuse)],
+        "getpriority": [allow] if not notify_paths else [(LOAD, 0, 0, _low(0)), (EQUAL, 1, 0, 0), refuse, *_own(1)],
         "openat": [
             (LOAD, 0, 0, _low(2)),
             (ANY_BIT, 0, 1, O_PATH),
@@ -90,6 +92,11 @@ def _checked(notify_paths: bool) -> dict[str, list[Instruction]]:
     }
 
 
+def _own(argument: int) -> list[Instruction]:
+    """Allowed if an argument is 0 or the number of the program's own process; no other process exists for it."""
+    return _one_of(argument, [0, SELF], _return(ALLOW), _refuse(errno.ESRCH))
+
+
 def _signals(only_to: int | None) -> list[Instruction]:
     """Signals to anybody (whom namespace or Landlock let it see), or to process ``only_to`` and its own group."""
     allow = _return(ALLOW)
@@ -102,6 +109,7 @@ def _blocks(level: str, signals_only_to: int | None) -> dict[str, list[Instructi
     names |= {name: [_return(NOTIFY if inside else ALLOW)] for name in (*PATHS, *IDENTITY)}
     names |= {name: [_refuse(errno.EPERM) if inside else _return(ALLOW)] for name in (*SESSION, *FILES)}
     names |= {name: _signals(signals_only_to) for name in SIGNALS}
+    names |= {name: _own(0) if inside else [_return(ALLOW)] for name in OF_A_PROCESS}
     return names | _checked(notify_paths=inside)
 
 
@@ -126,7 +134,7 @@ def instructions(level: str, arch: str, signals_only_to: int | None = None) -> l
         signals_only_to: a process id to which alone signals may go; None where the kernel sees to it.
     """
     column = list(AUDIT_ARCH).index(arch)
-    numbers = PLAIN | PATHS | IDENTITY | SESSION | SIGNALS | FILES | CHECKED
+    numbers = PLAIN | PATHS | IDENTITY | SESSION | SIGNALS | OF_A_PROCESS | FILES | CHECKED
     code: list[Instruction] = [(LOAD, 0, 0, ARCH), (EQUAL, 1, 0, AUDIT_ARCH[arch]), _return(KILL), (LOAD, 0, 0, NUMBER)]
     if arch == "x86_64":
         code += [(AT_LEAST, 0, 1, X32), _refuse(errno.ENOSYS)]

@@ -75,7 +75,9 @@ def module(name):
 
 def flushed(stream):
     try:
-        stream.flush()
+        # As the interpreter has it: what the program has closed, or taken away, is no error.
+        if stream is not None and not stream.closed:
+            stream.flush()
     except BaseException:
         return False
     return True
@@ -121,7 +123,7 @@ def run_script(job):
     send(b"A")
     os.close(CONTROL)
     try:
-        code = compile(job["source"], "<program>", "exec", dont_inherit=True)
+        code = compile(job["source"].removeprefix("\ufeff"), "<program>", "exec", dont_inherit=True)
         sys.argv = ["program.py"]
         exec(code, module("__main__"))
     except SystemExit as end:
@@ -203,7 +205,7 @@ def run_calls(job):
     send(b"A")
     space = module("program")
     try:
-        exec(compile(job["source"], "<program>", "exec", dont_inherit=True), space)
+        exec(compile(job["source"].removeprefix("\ufeff"), "<program>", "exec", dont_inherit=True), space)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except BaseException as error:

@@ -23,15 +23,14 @@ PLAIN = _table(
     recvmsg 47 212, shutdown 48 210, getsockname 51 204, getpeername 52 205, setsockopt 54 208, getsockopt 55 209,
     fork 57 -, vfork 58 -, exit 60 93, wait4 61 260, flock 73 32, fsync 74 82, fdatasync 75 83,
     ftruncate 77 46, getdents 78 -, getcwd 79 17, fchdir 81 50, umask 95 166, gettimeofday 96 169, getrlimit 97 163,
-    getrusage 98 165, times 100 153, getppid 110 173, getpgrp 111 -, getgroups 115 158, getpgid 121 155,
-    getsid 124 156, capget 125 90, rt_sigpending 127 136, rt_sigtimedwait 128 137, rt_sigsuspend 130 133,
-    sigaltstack 131 132, getpriority 140 141, sched_getparam 143 121, sched_getscheduler 145 120,
+    getrusage 98 165, times 100 153, getppid 110 173, getpgrp 111 -, getgroups 115 158, capget 125 90,
+    rt_sigpending 127 136, rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132,
     sched_get_priority_max 146 125, sched_get_priority_min 147 126, arch_prctl 158 -, setrlimit 160 164,
-    gettid 186 178, time 201 -, futex 202 98, sched_getaffinity 204 123, epoll_create 213 -, getdents64 217 61,
+    gettid 186 178, time 201 -, futex 202 98, epoll_create 213 -, getdents64 217 61,
     set_tid_address 218 96, restart_syscall 219 128, fadvise64 221 223, timer_create 222 107, timer_settime 223 110,
     timer_gettime 224 108, timer_delete 226 111, clock_gettime 228 113, clock_getres 229 114,
     clock_nanosleep 230 115, exit_group 231 94, epoll_wait 232 -, epoll_ctl 233 21, waitid 247 95, pselect6 270 72,
-    ppoll 271 73, set_robust_list 273 99, get_robust_list 274 100, epoll_pwait 281 22, eventfd 284 -,
+    ppoll 271 73, set_robust_list 273 99, epoll_pwait 281 22, eventfd 284 -,
     fallocate 285 47, eventfd2 290 19, epoll_create1 291 20, dup3 292 24, pipe2 293 59, preadv 295 69,
     pwritev 296 70, getcpu 309 168, getrandom 318 278, membarrier 324 283, copy_file_range 326 285, rseq 334 293,
     close_range 436 436
@@ -70,6 +69,15 @@ SIGNALS = _table(
 )
 """Send a signal: only to the program itself where nothing else keeps it from strangers."""
 
+OF_A_PROCESS = _table(
+    """
+    getpgid 121 155, getsid 124 156, sched_getparam 143 121, sched_getscheduler 145 120, sched_getaffinity 204 123,
+    get_robust_list 274 100
+    """
+)
+"""Tell something of the process that is the first argument: at level B of the caller alone, since the host's processes
+have their numbers there and a program could learn which there are."""
+
 FILES = _table(
     """
     truncate 76 45, link 86 -, symlink 88 -, chmod 90 -, fchmod 91 52, utime 132 -, statfs 137 43, fstatfs 138 44,
@@ -81,7 +89,7 @@ FILES = _table(
 CHECKED = _table(
     """
     ioctl 16 29, socket 41 198, socketpair 53 199, clone 56 220, fcntl 72 25, setpriority 141 140, prctl 157 167,
-    prlimit64 302 261
+    prlimit64 302 261, getpriority 140 141
     """
 )
 """Allowed with some arguments, see ``bpf``."""
