@@ -121,6 +121,7 @@ class Rows:
         pq.write_table(pa.Table.from_pylist(self.rows), path_or_buf)
 
 
+@pytest.mark.usefixtures("ample_time")
 def test_every_set_of_the_suite_goes_from_the_hub_to_items(tmp_path: Path) -> None:
     pytest.importorskip("math_verify", reason="math-verify is not installed")
 

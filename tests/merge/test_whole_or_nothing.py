@@ -63,7 +63,7 @@ def test_a_killed_run_leaves_no_target_and_the_next_clears_up(tmp_path: Path) ->
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom prismlab.merge.atomic import built_whole\n"
         "with built_whole(Path(sys.argv[1])) as draft:\n"
-        "    (draft / 'half').write_bytes(b'x' * 1000)\n    print('begun', flush=True)\n    time.sleep(60)\n"
+        "    (draft / 'half').write_bytes(b'x' * 1000)\n    print('begun', flush=True)\n    time.sleep(600)\n"
     )
     target = tmp_path / "merged"
     with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True) as process:

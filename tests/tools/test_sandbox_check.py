@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def test_without_bwrap_it_says_what_to_do_and_fails(
     }
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bwrap: apt-get install bubblewrap")
+@pytest.mark.usefixtures("level_a")
 def test_what_holds_is_told_probe_by_probe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("PRISM_SANDBOX", raising=False)
     assert call(monkeypatch, "sandbox", "check", "--level", "A") == 0

@@ -98,10 +98,11 @@ class Stopped(Exception):
 
 
 class Teller(Silent):
-    """Notes what it is told, and stops after so many steps."""
+    """Notes what it is told, and stops in the step behind ``stop``, once what was saved of that is on the disk."""
 
-    def __init__(self, file: Path, stop: int | None) -> None:
+    def __init__(self, file: Path, stop: int | None, saves: Path, every: int | None) -> None:
         self.file, self.stop, self.done = file, stop, 0
+        self.saved = None if stop is None or every is None else saves / f"step-{stop // every * every:08d}"
 
     def start(self, total: int | None, unit: str) -> None:
         self.done = 0
@@ -109,7 +110,10 @@ class Teller(Silent):
     def advance(self, n: int = 1, **shown: float | str) -> None:
         self.done += n
         if self.stop is not None and self.done >= self.stop + 1:
-            time.sleep(0.5)  # the save of the step before may still be on its way to the disk
+            until = time.monotonic() + 300
+            while self.saved is not None and not self.saved.is_dir():
+                assert time.monotonic() < until, f"{self.saved} did not come"
+                time.sleep(0.02)
             raise Stopped
 
     def note(self, text: str) -> None:
@@ -127,9 +131,10 @@ def run(root: Path, name: str, stop: int | None, how: dict[str, Any] | None = No
         for key in ("start", "corpus")
     }
     given = {**config(root, how, **changes), "scratch": str(folder / "scratch")}
+    teller = Teller(folder / "notes.txt", stop, folder / "scratch" / "saves", given["spec"]["save"]["every_steps"])
     with watched(folder / f"rows-{stop}-{os.environ.get('RANK', 'alone')}.jsonl"):
         try:
-            return stage.run(given, inputs, folder / "out", Teller(folder / "notes.txt", stop))
+            return stage.run(given, inputs, folder / "out", teller)
         except Stopped:
             return None
 

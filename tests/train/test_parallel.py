@@ -123,25 +123,25 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_is_named_and_all_end_within_a_minute(tmp_path: Path) -> None:
+def test_a_rank_that_hangs_is_named_and_all_end_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that is stopped (not dead) is noticed by its silence; torchrun alone would wait for it for ever."""
     fault = tmp_path / "fault.json"
-    os.environ["PRISM_FAULT_FILE"] = str(fault)
-    try:
-        process = torchrun(str(HERE / "ranks.py"), str(tmp_path), "beat")
-        wait_for(tmp_path / "beat-1")
-        victim = int((tmp_path / "beat-1").read_text())
-        assert victim in children(process)
-        os.kill(victim, signal.SIGSTOP)
-        began = time.monotonic()
-        wait_for(fault, 60)
-        assert f"process 1 of 2 ({os.uname().nodename}, pid {victim})" in json.loads(fault.read_text())["failed"]
-        os.kill(victim, signal.SIGCONT)  # what torchrun sends next can end it only so
-        process.communicate(timeout=60)
-        assert process.returncode != 0
-        assert time.monotonic() - began < 60
-    finally:
-        del os.environ["PRISM_FAULT_FILE"]
+    monkeypatch.setenv("PRISM_FAULT_FILE", str(fault))
+    monkeypatch.delenv("PRISM_SILENT_SECONDS")
+    process = torchrun(str(HERE / "ranks.py"), str(tmp_path), "beat")
+    wait_for(tmp_path / "beat-1")
+    victim = int((tmp_path / "beat-1").read_text())
+    assert victim in children(process)
+    os.kill(victim, signal.SIGSTOP)
+    began = time.monotonic()
+    wait_for(fault, 60)
+    assert f"process 1 of 2 ({os.uname().nodename}, pid {victim})" in json.loads(fault.read_text())["failed"]
+    os.kill(victim, signal.SIGCONT)  # what torchrun sends next can end it only so
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.monotonic() - began < 60
 
 
 def test_all_processes_do_what_the_first_one_hears_the_alarm_say(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from prismlab.errors import DataError
 from prismlab.verify.answers import verify
 from prismlab.verify.code import judge_tests, program_text
 from prismlab.verify.sandbox.box import Sandbox
-from prismlab.verify.sandbox.outcome import Judged, Outcome
+from prismlab.verify.sandbox.outcome import Judged, Limits, Outcome
 from prismlab.verify.verdict import Verdict
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-NEEDS = pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bwrap: apt-get install bubblewrap")
+NEEDS = pytest.mark.usefixtures("level_a")
 
 
 def shared(name: str) -> list[dict[str, Any]]:
@@ -38,12 +38,12 @@ def shared(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def box() -> Iterator[Sandbox]:
+def box(level_a: None) -> Iterator[Sandbox]:
     with Sandbox("A") as made:
         yield made
 
 
-def meta_of(row: dict[str, Any], field: str, seconds: float = 20.0) -> dict[str, Any]:
+def meta_of(row: dict[str, Any], field: str, seconds: float = 120.0) -> dict[str, Any]:
     _, tests = read_tests(Row(where="here", values=row), field)
     return {"tests": {**tests, "limits": {"seconds": seconds}}}
 
@@ -156,6 +156,7 @@ def test_rows_of_data_sets_become_tests() -> None:
 
 
 @NEEDS
+@pytest.mark.usefixtures("ample_time")
 def test_a_task_of_tests_from_a_file(tmp_path: Path) -> None:
     rows = [
         {"id": "sum", "q": "Add.", "t": {"inputs": ["1 2"], "outputs": ["3"]}},
@@ -176,28 +177,23 @@ def test_a_task_of_tests_from_a_file(tmp_path: Path) -> None:
 
 @NEEDS
 def test_tests_reach_the_program_through_plain_values_alone(box: Sandbox) -> None:
+    tests = partial(box.tests, limits=Limits(seconds=60.0))
     tree = (
         "class Node:\n    def __init__(self, v): self.v, self.next = v, None\n"
         "def total(n):\n    return n.v + (total(n.next) if n.next else 0)"
     )
-    assert box.tests(tree, "a=Node(1)\na.next=Node(2)\nassert total(a)==3\nassert a.next.v==2").verdict == "passed"
-    assert box.tests("def f(x): x.sort()", "a=[3,1]\nf(a)\nassert a==[1,3]").verdict == "passed"
-    assert box.tests("def f(d): d['k']=1", "a={}\nf(a)\nassert a=={'k':1}").verdict == "passed"
-    assert box.tests("def f(n):\n yield from range(n)", "assert list(f(3))==[0,1,2]").verdict == "passed"
-    assert (
-        box.tests("def f(): raise ValueError", "try:\n f()\n assert False\nexcept ValueError: pass").verdict == "passed"
-    )
-    assert box.tests("def f(x): return type(x)", "assert f(1) is int").verdict == "passed"
+    assert tests(tree, "a=Node(1)\na.next=Node(2)\nassert total(a)==3\nassert a.next.v==2").verdict == "passed"
+    assert tests("def f(x): x.sort()", "a=[3,1]\nf(a)\nassert a==[1,3]").verdict == "passed"
+    assert tests("def f(d): d['k']=1", "a={}\nf(a)\nassert a=={'k':1}").verdict == "passed"
+    assert tests("def f(n):\n yield from range(n)", "assert list(f(3))==[0,1,2]").verdict == "passed"
+    assert tests("def f(): raise ValueError", "try:\n f()\n assert False\nexcept ValueError: pass").verdict == "passed"
+    assert tests("def f(x): return type(x)", "assert f(1) is int").verdict == "passed"
     # The standard library that the tests name is the tests' own, and so is what their prelude defines.
     cheat = "class math:\n    isclose=staticmethod(lambda *a: True)\ndef f(): return 0"
-    assert box.tests(cheat, "assert math.isclose(f(), 5)").verdict == "failed"
+    assert tests(cheat, "assert math.isclose(f(), 5)").verdict == "failed"
     helper = "def poly(x): return x-1"
-    assert (
-        box.tests("def poly(x): return 0\ndef f(): return 7", "assert poly(f()) == 0", "f", helper).verdict == "failed"
-    )
-    assert (
-        box.tests("def poly(x): return 0\ndef f(): return 1", "assert poly(f()) == 0", "f", helper).verdict == "passed"
-    )
+    assert tests("def poly(x): return 0\ndef f(): return 7", "assert poly(f()) == 0", "f", helper).verdict == "failed"
+    assert tests("def poly(x): return 0\ndef f(): return 1", "assert poly(f()) == 0", "f", helper).verdict == "passed"
     # An object that is no plain value is never true, equal or ordered.
     for check in (
         "assert f()",
@@ -207,10 +203,10 @@ def test_tests_reach_the_program_through_plain_values_alone(box: Sandbox) -> Non
         "assert 1 in f()",
         "assert not f()",
     ):
-        assert box.tests("class A:\n    pass\ndef f(): return A()", check).verdict == "failed", check
+        assert tests("class A:\n    pass\ndef f(): return A()", check).verdict == "failed", check
     # A test that cannot be run is nobody's failure.
     for broken in ("assert f(lambda: 1)", "assert (", "1/0", "x = 1", "import nothing_of_that_name"):
-        assert box.tests("def f(x): return 1", broken).verdict == "no_verdict", broken
+        assert tests("def f(x): return 1", broken).verdict == "no_verdict", broken
 
 
 @NEEDS

@@ -161,6 +161,13 @@ class Pool:
         self.broken = True
         raise SandboxError(f"no confined process can be started ({complaint or why or 'the keeper is gone'})")
 
+    def renew(self) -> None:
+        """Give up the workers that wait, for others to be started in their places: what ended one of them before its
+        job may have ended more, and the keeper tells of one after another."""
+        with self.lock:
+            while self.waiting:
+                self.waiting.popleft().close()
+
     def close(self) -> None:
         """End the keeper and everything that it keeps."""
         with self.lock:

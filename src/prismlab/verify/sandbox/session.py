@@ -236,6 +236,8 @@ class Session:
     def _outcome(self) -> Outcome:
         final = self.final or {}
         status, reason, code = self._judge(final)
+        if status == "fault" and self.accepted is None:
+            self.worker.pool.renew()
         return Outcome(
             status=status,
             reason=reason,
