@@ -154,7 +154,9 @@ def build(
     loaded.shares(mixture)  # Raises what is wrong with the mixture.
     steps = tokens_of(tokens) // (seq_len * rows_per_step)
     if not steps:
-        raise SpecError(f"--tokens {tokens}: less than {rows_per_step} rows of {seq_len:,} tokens")
+        raise SpecError(
+            f"--tokens {tokens}: less than one step of --rows-per-step {rows_per_step} x {seq_len:,} tokens"
+        )
     if overlap and (packing is not Method.best_fit or overlap > seq_len // 2):
         raise SpecError("--overlap is for --packing best_fit, and at most half of --seq-len")
     layout = PackingSpec(method=packing.value, overlap=overlap, min_tokens=min_tokens)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
+from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from study_on_disk import build, page
+
+from prismlab.report.heat import HeatMap, heat_maps
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -73,3 +78,37 @@ def test_the_page_draws_every_figure_without_network_or_console(tmp_path: Path) 
     assert figures == 16
     assert len(re.findall(r'data-drawn="yes"', dom)) == figures
     assert dom.count('class="main-svg"') >= figures
+
+
+@needs_browser
+def test_on_a_narrow_screen_names_under_a_panel_end_above_the_next_one(tmp_path: Path) -> None:
+    """Names as long as ``mid[MCS]>finetune[MCS]`` stand upright, about 7 pixels a letter; then a title."""
+    long = ["mid[MCS]>finetune[MCS]", "mid[MCS]>rl[MCS]", "rl-base-mcs-balanced", "rl-mcs-mcs-balanced"]
+    maps = [
+        HeatMap(title=str(k), names=names, values=[[0.5] * len(names)] * len(names))
+        for k, names in enumerate((long, ["a", "b"], long))
+    ]
+    drawn = heat_maps(maps)
+    script = resources.files("prismlab.report").joinpath("templates/page.js").read_text(encoding="utf-8")
+    test_page = tmp_path / "narrow.html"
+    test_page.write_text(
+        '<!DOCTYPE html><div class="plot" data-figure="f" style="width:370px"></div>'
+        f'<script type="application/json" id="figures">{json.dumps({"f": drawn})}</script>'
+        "<script>window.Plotly = {react: (node, data, layout) => {node.textContent = JSON.stringify(layout)}}</script>"
+        f"<script>{script}</script>",
+        encoding="utf-8",
+    )
+    dom, console, _ = visit(test_page, tmp_path)
+    assert console == []
+    found = re.search(r'data-drawn="yes"[^>]*>(\{.*?\})</div>', dom)
+    assert found is not None
+    layout = json.loads(html.unescape(found[1]))
+    pixels = layout["height"] - 34 - layout["margin"]["b"]
+    places = [layout[f"yaxis{axis}"]["domain"] for axis in ("", "2", "3")]
+    gaps = [(above[0] - below[1]) * pixels for above, below in pairwise(places)]
+    assert gaps[0] > 7 * len(long[0]) + 20
+    assert gaps[1] < 120, "short names need no more room than a title"
+    assert places[0][1] == 1.0
+    assert abs(places[2][0]) < 1e-9
+    tall = 0.68 * drawn["layout"]["meta"]["panel_height"]
+    assert [(top - bottom) * pixels for bottom, top in places] == pytest.approx([tall] * 3)

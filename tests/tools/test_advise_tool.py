@@ -298,6 +298,9 @@ def test_options_that_are_wrong(run: Built) -> None:
         again(run, reference="nosuch")
     with pytest.raises(SpecError, match="--margin -1"):
         again(run, margin=-1.0)
+    scoreless = [entry for entry in run.entries if entry["kind"] != "evaluation"]
+    with pytest.raises(SpecError, match="the study has no evaluation, so there is no gain to weigh"):
+        advise(run.plain, scoreless, run.arms, run.inputs)
     scores = again(run, loss="core", margin=2.0)
     assert scores["loss"]["unit"] == "points"
     assert arm(scores, "mid")["loss"]["value"] == pytest.approx(-arm(scores, "mid")["gain"]["value"])

@@ -115,6 +115,8 @@ def test_a_plan_says_what_a_budget_means(folder: Path) -> None:
     text = prism("data", "plan", folder / "mix.yaml", "sized", *options)
     assert "1,025 steps of 8 rows of 128 tokens, 2 rows a rank and step" in text
     assert "a guess" in text
+    text = prism("data", "plan", folder / "mix.yaml", "sized", *options[:4], "--runs", folder)
+    assert "8,203 steps of 1 row of 128 tokens, 1 row a rank and step" in text
 
 
 def test_too_many_passes_are_refused_with_the_remedy(folder: Path) -> None:
@@ -252,7 +254,7 @@ def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(
     ("options", "part"),
     [
         (("--tokenizer", "no/such/folder/here"), "no such folder"),
-        (("--tokens", "100"), "less than 1 rows"),
+        (("--tokens", "100"), "less than one step"),
         (("--overlap", "16"), "--overlap is for --packing best_fit"),
         (("--packing", "best_fit", "--overlap", "200"), "at most half"),
     ],

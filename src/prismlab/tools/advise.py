@@ -24,6 +24,8 @@ def _reference(readings: Readings, asked: str | None) -> str:
     name = asked or readings.arms.get("base")
     if name is None:
         raise SpecError("the study has no arm 'base' to hold gains and losses against; name one with --reference")
+    if not known:
+        raise SpecError("the study has no evaluation, so there is no gain to weigh; add one to 'evaluations'")
     if name not in known:
         raise SpecError(f"--reference {shown(name, 60)}: no evaluation is of it; there are {', '.join(sorted(known))}")
     return name

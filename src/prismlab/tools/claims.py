@@ -103,7 +103,12 @@ def _arithmetic(claim: Mapping[str, Any]) -> show.Table:
     over = claim["over_models"]
     if over is not None:
         for part in over["parts"]:
-            mean = [f"over {part['n']} models", part["label"], part["test"], _verdict(part["verdict"])]
+            mean = [
+                f"over {part['n']} model{'' if part['n'] == 1 else 's'}",
+                part["label"],
+                part["test"],
+                _verdict(part["verdict"]),
+            ]
             rows.append([*mean, _where(part), _interval(part)])
     head = ["model", "what", "rule", "side", "value", "interval"]
     return show.Table(head=head, rows=rows, title=f"{claim['id']}: {_verdict(claim['verdict'])}", words=4)

@@ -119,6 +119,10 @@ def build_rate(root: Path) -> tuple[float, int]:
     return sum(tokens for tokens, _ in long) / sum(seconds for _, seconds in long), len(long)
 
 
+def _rows(n: int) -> str:
+    return f"{n} row{'' if n == 1 else 's'}"
+
+
 def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -132,7 +136,7 @@ def _check_shape(tokens: int, seq_len: int, ranks: int, rows_per_step: int) -> N
         raise SpecError(f"--rows-per-step {rows_per_step} cannot be split over --ranks {ranks}: choose a multiple")
     if tokens < seq_len * rows_per_step:
         raise SpecError(
-            f"--tokens {tokens:,} are less than one step of {rows_per_step} rows of {seq_len:,} tokens "
+            f"--tokens {tokens:,} are less than one step of {_rows(rows_per_step)} of {seq_len:,} tokens "
             f"({seq_len * rows_per_step:,})"
         )
 
@@ -219,8 +223,8 @@ def _show(found: Mapping[str, Any], parts: Sequence[Part]) -> None:
     told = f"measured on {rate['builds']} builds" if rate["builds"] else "a guess: no earlier build is recorded"
     per_worker = "a worker " if rate["workers"] > 1 else ""
     notes = [
-        f"{found['steps']:,} steps of {found['rows_per_step']} rows of {found['seq_len']:,} tokens, "
-        f"{found['rows_per_step'] // found['ranks']} rows a rank and step",
+        f"{found['steps']:,} steps of {_rows(found['rows_per_step'])} of {found['seq_len']:,} tokens, "
+        f"{_rows(found['rows_per_step'] // found['ranks'])} a rank and step",
         f"domains: {shares}",
         f"disk: {_bytes(two)} with fewer than 65,536 token ids, else {_bytes(four)}; while it is built about as much "
         "again for the tokens of each source",

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -30,6 +30,7 @@ NONE = "–"
 """What stands where there is no value: never a zero."""
 PLAIN_WIDTH = 100
 """Columns of a line off a terminal, unless COLUMNS says otherwise. No cell is cut there: longer lines may be."""
+LETTERS = 10  # Of a name, that stay together on a narrow terminal.
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -141,7 +142,44 @@ def _natural(table: Table) -> int:
     return sum(widths) + 2 * (len(widths) - 1)
 
 
+def _least(table: Table, columns: Sequence[int]) -> int:
+    """Columns of a terminal that a table's columns take if numbers break at blanks, names after some letters."""
+    cells = {k: (table.head[k], *(row[k] for row in table.rows)) for k in columns}
+    words = {k: max((len(word) for cell in cells[k] for word in cell.split()), default=0) for k in columns}
+    return sum(min(n, LETTERS) if k < table.words else n for k, n in words.items()) + 2 * (len(columns) - 1)
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """A table too wide for a terminal as several, its words in each: over two lines a number reads as two."""
+    lead, parts = list(range(table.words)), list[list[int]]()
+    for k in range(table.words, len(table.head)):
+        if parts and _least(table, [*lead, *parts[-1], k]) <= width:
+            parts[-1].append(k)
+        else:
+            parts.append([k])
+    kept = [[*lead, *part] for part in parts] or [lead]
+    return [
+        replace(table, head=[table.head[k] for k in part], rows=[[row[k] for k in part] for row in table.rows])
+        for part in kept
+    ]
+
+
 def _print_table(console: Console, stream: TextIO, table: Table) -> None:
+    from rich.text import Text
+
+    if table.title:
+        console.print(Text(table.title, style="bold"))
+    if not console.is_terminal and _natural(table) > console.width:
+        console = console_on(stream, _natural(table))
+    parts = _parts(table, console.width) if console.is_terminal else [table]
+    for k, part in enumerate(parts):
+        _print_grid(console, part)
+        if table.note and k == len(parts) - 1:
+            console.print(Text(table.note, style="dim"))
+        console.print()
+
+
+def _print_grid(console: Console, table: Table) -> None:
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
@@ -156,14 +194,7 @@ def _print_table(console: Console, stream: TextIO, table: Table) -> None:
     for k, row in enumerate(table.rows):
         # What does not fit breaks, at its blanks first: a number that is cut off would be another number.
         grid.add_row(*(Text(cell) for cell in row), style="bold" if k in table.strong else None)
-    if table.title:
-        console.print(Text(table.title, style="bold"))
-    if not console.is_terminal and _natural(table) > console.width:
-        console = console_on(stream, _natural(table))
     console.print(grid)
-    if table.note:
-        console.print(Text(table.note, style="dim"))
-    console.print()
 
 
 def print_tables(tables: Sequence[Table], notes: Sequence[str] = (), stream: TextIO | None = None) -> None:

@@ -34,18 +34,33 @@
     return out;
   };
 
+  /* Pixels that the names under a panel take where they are too many to stand level: their length, about 7 a letter. */
+  const upright = (data, layout, suffix, width) => {
+    if (layout["xaxis" + suffix].type !== "category" || layout["xaxis" + suffix].showticklabels === false) return 0;
+    const under = data.filter((t) => (t.xaxis || "x") === "x" + suffix);
+    const wide = (names) => Math.max(0, ...names.map((name) => 7 * String(name).length));
+    const names = [...new Set(under.flatMap((t) => t.x || []))], longest = wide(names);
+    const left = layout["yaxis" + suffix].type === "category" ? wide(under.flatMap((t) => t.y || [])) : 40;
+    return names.length * (longest + 8) > width - left - 40 ? longest : 0;
+  };
+
   /* On a narrow screen panels stand in one column. */
-  const arranged = (layout, width, names) => {
+  const arranged = (layout, width, names, data) => {
     const { panels, panel_height: row } = layout.meta;
     if (width > 640 || row === 0) return layout;
-    /* A panel takes 0.68 of its row, the rest holds what stands between it and the next: nothing, after the last. */
+    /* A panel takes 0.68 of its row; between it and the next are a title and the names under it, after the last none. */
     const foot = 50 - (layout.meta.unnamed || 0) + (layout.showlegend ? 24 + 18 * names : 0);
-    const plots = row * (panels - 0.32), share = row / plots, out = { ...layout, height: plots + 34 + foot };
+    const plot = 0.68 * row, heads = [0];
+    for (let k = 0; k + 1 < panels; k += 1) {
+      const room = upright(data, layout, k === 0 ? "" : String(k + 1), width);
+      heads.push(heads[k] + plot + Math.max(0.32 * row, room === 0 ? 0 : room + 60));
+    }
+    const plots = heads[panels - 1] + plot, out = { ...layout, height: plots + 34 + foot };
     out.margin = { ...layout.margin, b: foot };
     out.annotations = [...layout.annotations];
     for (let k = 0; k < panels; k += 1) {
       const suffix = k === 0 ? "" : String(k + 1);
-      const top = 1 - k * share, bottom = Math.max(0, top - share * 0.68);
+      const top = 1 - heads[k] / plots, bottom = Math.max(0, top - plot / plots);
       out["xaxis" + suffix] = { ...layout["xaxis" + suffix], domain: [0, 1] };
       out["yaxis" + suffix] = { ...layout["yaxis" + suffix], domain: [bottom, top] };
       out.annotations[k] = { ...out.annotations[k], x: 0, y: top };
@@ -64,7 +79,7 @@
   const draw = (node) => {
     const figure = figures[node.dataset.figure];
     const names = figure.data.filter((t) => t.showlegend !== false).length;
-    const layout = themed(arranged(figure.layout, node.clientWidth, names));
+    const layout = themed(arranged(figure.layout, node.clientWidth, names, figure.data));
     node.style.height = layout.height + "px";
     node.dataset.drawn = "yes";
     return Plotly.react(node, traces(figure.data), layout, config);
