@@ -141,15 +141,15 @@ def test_how_long_a_server_asks_to_be_left_alone(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def dripping() -> Iterator[str]:
-    """A server that sends a byte every 20 ms, for ten seconds."""
+    """A server that sends a byte every 20 ms, for two minutes."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.send_response(200)
-            self.send_header("content-length", "500")
+            self.send_header("content-length", "6000")
             self.end_headers()
             try:
-                for _ in range(500):
+                for _ in range(6000):
                     self.wfile.write(b" ")
                     self.wfile.flush()
                     time.sleep(0.02)
@@ -169,9 +169,9 @@ def dripping() -> Iterator[str]:
 
 
 def test_a_server_that_drips_has_no_more_time_than_others(dripping: str) -> None:
-    """httpx's own limit, one of silence between two bytes, never ends this answer."""
+    """httpx's own limit, one of silence between two bytes, never ends this answer, on a busy machine neither."""
     with pytest.raises(StageError, match=r"no answer in 1 tries, at last ReadTimeout: the answer was not whole after"):
-        Wire(dripping, timeout=0.5, tries=1).post("/v1/completions", {})
+        Wire(dripping, timeout=3.0, tries=1).post("/v1/completions", {})
 
 
 def test_a_connection_that_is_dropped_midway_is_made_again() -> None:
