@@ -19,7 +19,9 @@ SPEC: dict[str, Any] = {"stage": "midtrain", "from": "base", "mixture": "mc", "s
 SPEC |= {"precision": "float32", "optimizer": {"lr": 1e-3}, "boundaries": "ignore"}
 
 
-def trained(root: Path, seed: int, metrics: dict[str, Any], config: str | None = None, **spec: Any) -> Records:
+def trained(
+    root: Path, seed: int, metrics: dict[str, Any], config: str | None = None, branch: int | None = None, **spec: Any
+) -> Records:
     world: World = complete((seed,), sweeps=False)
     world.inputs.clear()
     world.entries.clear()
@@ -28,7 +30,8 @@ def trained(root: Path, seed: int, metrics: dict[str, Any], config: str | None =
     text = tiny_config("llama", 32, 2, 258).to_json_string() if config is None else config
     (folder / "model" / "config.json").write_text(text)
     world.study["checkpoints"] = {"mid": {**SPEC, **spec}}
-    world.add("train", "mid", seed, metrics, {"spec": {**SPEC, **spec}}, folder, checkpoint="mid", start="base")
+    given = {"spec": {**SPEC, **spec}} | ({} if branch is None else {"branch": branch})
+    world.add("train", "mid", seed, metrics, given, folder, checkpoint="mid", start="base")
     return Records(study=world.study, entries=world.entries, arms={}, inputs=world.inputs)
 
 
@@ -86,3 +89,9 @@ def test_memory_is_planned_for_the_mesh_that_was(tmp_path: Path, mesh: dict[str,
     )
     wanted = (memory(shape, setting).total - RESERVED["cuda"]) / 1e6
     assert plan_and_reality(records)[0].rows[0][7].text == f"{wanted:,.0f}"
+
+
+def test_what_is_kept_for_a_longer_run_is_planned_for(tmp_path: Path) -> None:
+    cells = plan_and_reality(trained(tmp_path, 0, {"tokens_per_second": 1.0}, branch=40))[0].rows[0]
+    shape = shape_of(json.loads(tiny_config("llama", 32, 2, 258).to_json_string()))
+    assert cells[9].text == f"{(2 + 12) * shape.parameters / 1e6:,.1f}"

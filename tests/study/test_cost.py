@@ -74,6 +74,20 @@ def test_disk_of_a_training_by_hand() -> None:
     trained = 40 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
     assert attention.disk == Disk(kept=2 * n, passing=2 * (4 * n + 8 * trained))
     assert Disk(kept=1, passing=5) + Disk(kept=2, passing=3) == Disk(kept=3, passing=5)
+    # Adapters and their moments are small: a save is the weights.
+    adapters = granite_plan(8, lora={"rank": 16, "alpha": 32.0}, save={"every_steps": 100, "keep": 1})
+    assert adapters.disk == Disk(kept=2 * n, passing=2 * 4 * n)
+
+
+def test_what_a_trunk_keeps_for_a_longer_run_is_counted(tmp_path: Path) -> None:
+    data = study()
+    constant = {**data["checkpoints"]["mid-mc"], "optimizer": {"schedule": "constant"}}
+    data["checkpoints"] |= {"short": {**constant, "steps": 6}, "long": {**constant, "steps": 9}}
+    loaded_ = loaded(tmp_path, data)
+    steps = {step.id: step for step in plan_study(loaded_, machine_text=lambda: "").steps}
+    costs, n = Costs(loaded_), tiny_shape("llama", 128, 4).parameters
+    kept = {name: costs.of(steps[f"train/{name}/s0"]).disk for name in ("short", "long")}
+    assert {name: disk.kept for name, disk in kept.items() if disk} == {"short": (2 + 12) * n, "long": 2 * n}
 
 
 def test_the_mesh_is_the_one_that_the_training_makes() -> None:

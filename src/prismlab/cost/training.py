@@ -82,18 +82,21 @@ class Disk:
         return Disk(kept=self.kept + other.kept, passing=max(self.passing, other.passing))
 
 
-def training_disk(shape: Shape, spec: Mapping[str, Any]) -> Disk:
+def training_disk(shape: Shape, spec: Mapping[str, Any], *, trunk: bool = False) -> Disk:
     """A training's files: bf16 checkpoint and snapshots, float32 masters, and saves of weights and optimizer.
 
     A save holds the float32 masters and two moments of what is trained; one more than are kept exists while one is
-    being written. Logs are small beside these and not counted.
+    being written, and one stays with a ``trunk``, on which a longer run of the study goes on. Logs, and adapters with
+    their moments, are small beside these and not counted.
     """
     n, trained = shape.parameters, shape.trained(str(spec.get("train", "all")))
+    if spec.get("lora") is not None:
+        trained = 0
     snapshots = int(spec.get("snapshots", 0))
     stay = snapshots if spec.get("keep_snapshots", True) else 0
     kept = 2.0 * n * (1 + stay) + (4.0 * n if spec.get("keep_master") else 0.0)
     state = 4.0 * n + 8.0 * trained
-    kept += state if spec.get("keep_state") else 0.0
+    kept += state if trunk else 0.0
     # RL has no save of this kind; what passes of a training is its saves and the snapshots that are measured.
     saves = {**_SAVES, **(spec.get("save") or {})} if "rows" in spec else {}
     saved = any(saves.get(key) is not None for key in ("every_steps", "every_minutes"))
@@ -158,7 +161,7 @@ class TrainingPlan:
         return memory(self.shape, frugal).total
 
 
-def plan_training(shape: Shape, spec: Mapping[str, Any], machine: Machine) -> TrainingPlan:
+def plan_training(shape: Shape, spec: Mapping[str, Any], machine: Machine, *, trunk: bool = False) -> TrainingPlan:
     """The cost of a training.
 
     Args:
@@ -166,6 +169,7 @@ def plan_training(shape: Shape, spec: Mapping[str, Any], machine: Machine) -> Tr
         spec: JSON of ``TrainSpec``.
         machine: where it shall run. Time is the model's operations at the machine's utilisation, so what is computed
             twice comes out of the utilisation, as measured figures have it.
+        trunk: whether a longer run of the study goes on from it.
     """
     setting = setting_of(spec, machine.devices, machine.kind)
     operations, steps = operations_of(shape, setting), int(spec["steps"])
@@ -177,6 +181,6 @@ def plan_training(shape: Shape, spec: Mapping[str, Any], machine: Machine) -> Tr
         operations=operations,
         memory=memory(shape, setting),
         seconds=seconds_for(whole, machine.device, machine.devices, machine.utilisation),
-        disk=training_disk(shape, spec),
+        disk=training_disk(shape, spec, trunk=trunk),
         machine=machine,
     )

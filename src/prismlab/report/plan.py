@@ -68,7 +68,8 @@ def _compared(found: Found) -> dict[str, float]:
     figures["memory_plan"] = (needs.total - (RESERVED["cuda"] if device == "cuda" else 0.0)) / MB
     if metrics.get("memory_mb") is not None:
         figures["memory_was"] = float(metrics["memory_mb"]) * 2**20 / MB
-    figures["disk_plan"] = training_disk(shape, spec).kept / MB
+    trunk = "branch" in found.artifact.config
+    figures["disk_plan"] = training_disk(shape, spec, trunk=trunk).kept / MB
     figures["disk_was"] = sum(int(known["bytes"]) for known in record.get("files", {}).values()) / MB
     speed, share = metrics.get("tokens_per_second"), metrics.get("mfu")
     if speed:

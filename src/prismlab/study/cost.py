@@ -164,7 +164,7 @@ def step_disk(step: Step, shape: Shape | None, tokens: int | None, vocab: int | 
     if shape is None:
         return None
     if step.kind in ("train", "rl"):
-        return training_disk(shape, {**spec, **step.how})
+        return training_disk(shape, {**spec, **step.how}, trunk="branch" in step.config)
     if step.kind == "merge":
         return Disk(kept=shape.parameters * (4.0 if spec.get("dtype") == "float32" else 2.0))
     return Disk(kept=2.0 * shape.parameters) if step.kind == "base" else None
