@@ -291,6 +291,19 @@ def test_an_undecided_gate_says_how_many_items_or_samples(tmp_path: Path) -> Non
     assert all(f"{line['items']:,} items would decide it" in line["text"] for line in lines if line["items"])
 
 
+def test_what_unscored_pairs_leave_open_is_not_laid_to_the_margin(tmp_path: Path) -> None:
+    def of(checkpoint: str, seed: int) -> Any:
+        lost = 30 if checkpoint == "mid" else 0
+        return {"addition": [[None]] * lost + [[1.0]] * (60 - lost), "elements": [[1.0]] * 60}, [100.0, 110.0, 120.0]
+
+    more = "gates: {kept: {evaluation: core, reference: base, checkpoints: [mid], margin: 5.0}}"
+    found = advised(tmp_path, seeds=(3,), of=of, more=more)
+    line = next(line for line in found["advice"] if line["kind"] == "items" and line["task"] == "addition")
+    assert line["items"] is None
+    assert "30 of 60 pairs are unscored and may go either way, so no number of items like these decides" in line["text"]
+    assert "margin itself" not in line["text"]
+
+
 def test_options_that_are_wrong(run: Built) -> None:
     with pytest.raises(SpecError, match="--gain nosuch: no evaluation is called so; there are core"):
         again(run, gain="nosuch")

@@ -135,7 +135,9 @@ def _task_line(
     reasons = list(dict.fromkeys(shown(entry["reason"], 200) for entry in entries if entry.get("reason")))
     if reasons:
         text += f": {'; '.join(reasons)}"
-    if items is None:
+    if items is None and reasons:
+        text += ", so no number of items like these decides"
+    elif items is None:
         text += ": the loss seen is the margin itself, which no number of items decides"
     else:
         more = f", or {samples:,} samples an item" if samples is not None and samples > each else ""
