@@ -44,7 +44,7 @@ def test_the_table_names_ids_and_what_is_special() -> None:
     for name, one in MODELS.items():
         assert name in text
         assert one.hub in text
-    assert "code that a checkpoint brings is never run" in " ".join(text.split())
+    assert "code that a checkpoint brings runs only under 'trust_remote_code: true'" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("arch", ["granite4-h", "nemotron-h", "mistral-swa"])

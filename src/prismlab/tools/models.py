@@ -118,6 +118,6 @@ def models(*, as_json: bool, names: Sequence[str] = ()) -> None:
     notes = [f"{one.name}: {one.special}" for one in chosen if one.special]
     notes += [
         "'checkpoint: NAME' in a study takes one of these, or any causal language model by folder or "
-        "'owner/name@commit'; code that a checkpoint brings is never run",
+        "'owner/name@commit'; code that a checkpoint brings runs only under 'trust_remote_code: true'",
     ]
     print_tables([Table(head=head, rows=rows, words=4)], notes)
