@@ -193,9 +193,21 @@ def test_the_house_plan_names_every_kind_and_module() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     links = re.findall(r"\]\(([^()\s]+)\)", re.sub(r"`[^`]*`", "", text))
-    relative = [link.partition("#")[0] for link in links if not re.match(r"[a-z][a-z0-9+.-]*:|#", link)]
-    missing = [link for link in relative if not (page.parent / link).exists()]
+    inside = [link for link in links if not re.match(r"[a-z][a-z0-9+.-]*:", link)]
+    split = [
+        (page.parent / file if file else page, place) for file, _, place in (link.partition("#") for link in inside)
+    ]
+    missing = [file for file, _ in split if not file.exists()]
     assert not missing, f"{page.name} links to files that are not there: {missing}"
+    lost = [(file.name, place) for file, place in split if place and place not in places(file)]
+    assert not lost, f"{page.name} links to headings that are not there: {lost}"
+
+
+def places(page: Path) -> set[str]:
+    """What a link may name behind ``#``: a page's headings in small letters, blanks as ``-``, without marks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def write_tables() -> None:
