@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prismlab.data.items import Item
 from prismlab.verify.answers import verify
@@ -37,6 +39,8 @@ FALSE = [
     ("42", "42_8"),
     ("42", "42_{7}"),
     ("42", "42_{43}"),
+    ("42", "42_0"),
+    ("10", "A_{12}"),
     ("123_5", "123_6"),
     # More than the value, or its denial.
     ("42", r"\not 42"),
@@ -64,6 +68,9 @@ FALSE = [
     ("5 m", "5 km"),
     (r"5\text{ m}^2", r"5\text{ m}"),
     ("\\$5", "5 euros"),
+    (r"37^\circ\text{C}", "37 °F"),
+    ("42", r"42\text{ 43}^2"),
+    ("2", r"x \in 2"),
 ]
 HONEST = [
     ("90", "90°"),
@@ -95,6 +102,7 @@ HONEST = [
     ("42", "52_8"),
     ("42", "42_{10}"),
     ("101_2", "101_{2}"),
+    ("42", "2A_{16}"),
     ("1/2", r"\sin 30^\circ"),
     ("1.41421356", "1.4142136"),
     ("42", r"\,42\,"),
@@ -102,6 +110,12 @@ HONEST = [
     ("42", "42;"),
     (r"\sum_{i=1}^{n} i", r"\sum_{i=1}^{n} i"),
     ("0", "-0.0"),
+    ("6", "6th"),
+    ("42", r"42^{\text{nd}}"),
+    (r"37^\circ\text{C}", "37 °C"),
+    (r"9.8\text{ m/s}^2", r"9.8\ \mathrm{m/s^2}"),
+    ("20 years", "20 years old"),
+    ("[-2,7]", r"x \in [-2,7]"),
 ]
 
 
@@ -137,6 +151,40 @@ def test_what_is_the_value_is_right(gold: str, answer: str, pool: MathPool) -> N
 )
 def test_answers_in_prose(gold: str, response: str, verdict: str, pool: MathPool) -> None:
     assert judge_math(gold, response, pool=pool, seconds=30.0).verdict == verdict
+
+
+PIECES = [
+    r"\text{",
+    r"\boxed{",
+    "}",
+    "{",
+    "=",
+    "_",
+    "^",
+    "1",
+    "42",
+    "0",
+    ".",
+    ",",
+    "x",
+    " or ",
+    "million",
+    "°",
+    r"\in",
+    "$",
+]
+
+
+@given(
+    st.lists(st.sampled_from([*PIECES, r"\overline{", "/", "-", "e", "%", "not ", "(", r"\circ", r"\sin"])).map("".join)
+)
+def test_no_answer_raises(text: str) -> None:
+    class Pool:
+        def ask(self, *_: object) -> str:
+            return "wrong"
+
+    for gold, response in (("1,2", text), ("42", rf"\boxed{{{text}}}"), (text, r"\boxed{1 = 2}"), (r"\{1\}", text)):
+        assert judge_math(gold, response, pool=Pool()).verdict in ("right", "wrong", "no_answer", "no_verdict")  # type: ignore[arg-type]
 
 
 def test_a_unit_has_one_name() -> None:

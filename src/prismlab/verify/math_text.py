@@ -64,10 +64,11 @@ _BARE_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
 _REPEATING = re.compile(r"([-+]?)(\d{0,15})\.(\d{0,15})\\(?:overline|bar)\s*(?:\{(\d{1,15})\}|(\d))", re.ASCII)
 _MIXED = re.compile(r"([-+]?)(\d{1,9})\s+(\d{1,9})/(\d{1,9})", re.ASCII)
 _EXPONENT = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})", re.ASCII)
-_BASED = re.compile(r"\(?([0-9A-Za-z]{1,200})\)?\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))", re.ASCII)
+_BASED = re.compile(r"\(?((?=[A-Z]*[0-9])[0-9A-Z]{1,200})\)?\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))", re.ASCII)
 _LISTED = re.compile(
     r"\s*,?\s*(?:\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*"
 )
+_MEMBER = re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[(\[\\])")
 _DENIED = re.compile(r"(?:\bnot|n['’]t|\d\s+or|\bbetween\s+\S+\s+and)(?:\s+(?:be|equal\s+to|exactly))*\s*[*`]*$", re.I)
 _NEGATIVE = re.compile(r"(?:^|[^\d\s])\s*\b(?:negative|minus)\s*[*`]*$", re.IGNORECASE)
 _RATIO = re.compile(r"([-+]?)(?:\\[dt]?frac\{([-+]?\d{1,15})\}\{(\d{1,15})\}|(\d{1,15})/(\d{1,15}))", re.ASCII)
@@ -210,7 +211,10 @@ def _ratio(sign: str, value: Fraction) -> str:
 
 
 def listed(answer: Answer, reference: Answer) -> Answer:
-    """An answer with commas for "and" and "or" where the reference is a list of values."""
+    """An answer with commas for "and" and "or" where the reference is a list of values, and without ``x \\in`` where it
+    is a set."""
+    if "\\in" not in reference.text.replace("\\infty", "") and reference.text[0] in "([\\":
+        answer = Answer(text=_MEMBER.sub("", answer.text), unit=answer.unit)
     if "," not in reference.text or reference.text[0] in "([":
         return answer
     return Answer(text=_LISTED.sub(", ", answer.text), unit=answer.unit)

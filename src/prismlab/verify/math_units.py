@@ -16,6 +16,11 @@ _WORD_UNIT = re.compile(
     rf"(?<=[\d}}])\s*(?:\^\s*\{{?\s*\\circ\s*\}}?|\\degree|°|\\?%|[€£¥]|(?:\s(?:sq|square|cubic))?(?:\s[A-Za-z]{{4,}}"
     rf"|\s?(?:{_SHORT}))(?:\s[A-Za-z]{{2,}})?(?:\s?(?:/|\bper\b)\s?(?:{_SHORT}|[A-Za-z]{{4,}}))?{_POWER})$"
 )
+_TEMPERATURE = re.compile(
+    r"(?<=\d)\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)\s*(?:\\(?:text|mathrm)\s*\{\s*([CF])\s*\}|([CF]))$"
+)
+_ORDINAL = re.compile(r"(?<=\d)\s*(?:\^\s*\{?\s*)?(?:\\(?:text|mathrm)\s*\{\s*)?(?:st|nd|rd|th)[\s}]*$")
+_UNIT_POWER = re.compile(r"\^\s*-?\d")
 _HEDGE = re.compile(r"\d|\b(?:or|and|not|to|any|either)\b", re.IGNORECASE)
 _MONEY = re.compile(r"^([-+]?)\s*([$€£¥])\s*(?=[-+.\d])|(?<=\d)\s*\$$")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
@@ -58,7 +63,7 @@ def unit_name(written: str) -> str:
     for place, part in enumerate(parts[:-1]):
         if part in ("sq", "square", "cubic"):
             parts[place : place + 2] = ["", parts[place + 1] + ("^3" if part == "cubic" else "^2")]
-    return "".join(parts)
+    return "".join(part for part in parts if part != "old")  # years old are years
 
 
 def _part(word: str) -> str:
@@ -77,7 +82,9 @@ def without_unit(text: str) -> tuple[str, str]:
     money = _MONEY.search(text)
     if money is not None:
         text = f"{money[1] or ''}{text[money.end() :]}" if money.start() == 0 else text[: money.start()]
-    head, unit = _behind(text)
+    if found := _TEMPERATURE.search(text):
+        return text[: found.start()], f"°{(found[1] or found[2]).casefold()}"
+    head, unit = _behind(_ORDINAL.sub("", text))
     return head, unit or unit_name((money[2] or "$") if money is not None else "")
 
 
@@ -89,7 +96,7 @@ def _behind(text: str) -> tuple[str, str]:
         head, unit = text[: found.start()].strip(), found[0]
         if pattern is _TEXT_UNIT:
             unit = found[1] + found[2]
-            if _HEDGE.search(found[1]) or (not head[-1].isdigit() and head[-1] not in ")}!"):
+            if _HEDGE.search(_UNIT_POWER.sub("", found[1])) or (not head[-1].isdigit() and head[-1] not in ")}!"):
                 return text, ""
         words = re.findall(r"[^\W\d_]+", found[0].casefold())
         if _NO_UNITS.intersection(words):

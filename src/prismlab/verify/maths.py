@@ -118,6 +118,8 @@ def _by_base(reference: Answer, answer: Answer) -> bool | None:
         return None
     if reference.based is None and reference.value is None:
         return None
+    if answer.based[1] < 2:
+        return False
     try:
         return int(*answer.based) == (reference.value if reference.based is None else int(*reference.based))
     except ValueError:
