@@ -246,4 +246,4 @@ def test_naming_takes_linear_time() -> None:
     began = time.process_time()
     for text in ("A " * 100_000 + "C", "not " * 50_000 + "C", "answer is C or " * 20_000, "gold, " * 20_000):
         choice("C", text)
-    assert time.process_time() - began < 5.0
+    assert time.process_time() - began < 30.0, "a search that began anew at every word would take hours"
