@@ -78,6 +78,10 @@ def test_arguments_that_decide() -> None:
     assert call("socket", 1, 1) == EPERM
     assert call("socketpair", 1, 1) == bpf.ALLOW
     assert call("socketpair", 2, 1) == EPERM
+    assert call("socketpair", 1, 1 | 0x80000 | 0x800) == bpf.ALLOW
+    # Of datagrams (SOCK_RAW is another name) and of packets each can be sent with an address of its own.
+    for kind in (2, 3, 5, 2 | 0x80000):
+        assert call("socketpair", 1, kind) == call("socketpair", 1, kind, level="B") == EPERM
     # A thread, a fork, vfork as glibc asks for them; then each new namespace alone.
     assert call("clone", 0x3D0F00) == bpf.ALLOW
     assert call("clone", 0x1200011) == bpf.ALLOW

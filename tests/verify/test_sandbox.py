@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -210,6 +211,37 @@ def test_nothing_stays(box: Sandbox, program: Any) -> None:
     assert soon(lambda: waiting_only(box))
     # Also of one that is asked nothing more, and for the next one nothing has changed.
     assert box.run(ANSWER, INPUT, LONG).stdout == SUM
+
+
+def test_no_datagram_reaches_a_socket_of_the_host(box: Sandbox, open_folder: Path) -> None:
+    """A socket with a path that everybody may write to, as that of the system's log, and one without."""
+    program = """
+import socket
+for kind in (1, 2, 3, 5):
+    try:
+        one, _ = socket.socketpair(socket.AF_UNIX, kind)
+    except OSError:
+        continue
+    for name in NAMES:
+        for send in (lambda: one.sendto(b"x", name), lambda: one.sendmsg([b"x"], [], 0, name)):
+            try:
+                send()
+                print(kind, name)
+            except OSError:
+                pass
+"""
+    path, abstract = str(open_folder / "log"), f"\0prism-test-{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) for _ in range(2)]
+        for one, name in zip(sockets, (path, abstract), strict=True):
+            one.bind(name)
+            one.setblocking(False)
+        Path(path).chmod(0o777)
+        done = box.run(program.replace("NAMES", repr((path, abstract))), b"", Limits(seconds=20.0))
+        assert (done.status, done.stdout, done.stderr) == ("ended", b"", b"")
+        for one in sockets:
+            with pytest.raises(BlockingIOError):
+                one.recv(9)
 
 
 def test_a_verdict_comes_in_time(box: Sandbox) -> None:

@@ -37,6 +37,9 @@ PRCTLS = (15, 16, 3, 23, 0x53564D41)
 FCNTLS_FORBIDDEN = (8, 10, 15, 1024, 1026, 1031)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX (signals to strangers), F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ (memory that no limit
 sees)."""
+STREAMS = tuple(1 | flags for flags in (0, 0o4000, 0o2000000, 0o2004000))
+"""SOCK_STREAM with SOCK_NONBLOCK, SOCK_CLOEXEC or both. A datagram can be addressed although its socket has a peer: to
+any socket of the host with a path, which no version of Landlock keeps in."""
 O_PATH = 0o10000000
 """An open with it is not governed by Landlock; the value is the same on both architectures."""
 
@@ -68,7 +71,7 @@ def _checked(notify_paths: bool) -> dict[str, list[Instruction]]:
     allow, refuse = _return(ALLOW), _refuse(errno.EPERM)
     return {
         "socket": [refuse],
-        "socketpair": _one_of(0, [1], allow, refuse),
+        "socketpair": [(LOAD, 0, 0, _low(0)), (EQUAL, 1, 0, 1), refuse, *_one_of(1, STREAMS, allow, refuse)],
         "clone": [(LOAD, 0, 0, _low(0)), (ANY_BIT, 0, 1, CLONE_FORBIDDEN), refuse, allow],
         "ioctl": _one_of(1, IOCTLS, allow, _refuse(errno.ENOTTY)),
         "prctl": _one_of(0, PRCTLS, allow, refuse),
