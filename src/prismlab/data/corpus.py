@@ -28,6 +28,8 @@ from prismlab.data.shards import CONTINUES, DTYPES, SCHEMA, token_dtype, write_c
 from prismlab.errors import DataError, shown
 
 __all__ = ["Corpus", "rank_rows", "token_dtype", "write_corpus"]
+MAX_MANIFEST = 64 * 2**20
+"""Longest manifest in bytes; of a corpus of 100,000 shards it is a third of that."""
 MAPPED = 64
 """Shard files mapped at a time."""
 
@@ -82,13 +84,12 @@ class Corpus:
         path = Path(path)
         manifest = _read_manifest(path)
         try:
-            n_rows, seq_len, dtype = int(manifest["rows"]), int(manifest["seq_len"]), DTYPES[manifest["dtype"]]
-            sources = [str(source["name"]) for source in manifest["sources"]]
-            domains = [str(source["domain"]) for source in manifest["sources"]]
-            vocab, tokenizer = int(manifest["vocab"]), str(manifest["tokenizer"])
-            shard_rows, masked = int(manifest["shard_rows"]), bool(manifest["masked"] or manifest["padding"])
-            sizes = {str(name): int(known["bytes"]) for name, known in manifest["files"].items()}
-            _check_names(set(sizes), n_rows, shard_rows, bool(manifest["masked"]))
+            _check_manifest(manifest)
+            n_rows, seq_len, dtype = manifest["rows"], manifest["seq_len"], DTYPES[manifest["dtype"]]
+            sources = [source["name"] for source in manifest["sources"]]
+            domains = [source["domain"] for source in manifest["sources"]]
+            shard_rows, masked = manifest["shard_rows"], bool(manifest["masked"] or manifest["padding"])
+            sizes = {name: known["bytes"] for name, known in manifest["files"].items()}
         except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
             raise DataError(f"{path / 'manifest.json'}: broken at {error}; build the corpus again") from error
         for name, wanted in sizes.items():
@@ -98,19 +99,21 @@ class Corpus:
         row_source = _array(path, "row_source.npy", n_rows, np.uint16)
         if n_rows and int(row_source.max()) >= len(sources):
             raise DataError(f"{path / 'row_source.npy'}: does not fit the manifest's {len(sources)} sources")
+        row_fill, row_starts = (_array(path, *one) for one in _indices(n_rows))
+        _check_sums(path, manifest, row_fill, row_starts)
         return cls(
             path=path,
             manifest=manifest,
             n_rows=n_rows,
             seq_len=seq_len,
-            vocab=vocab,
-            tokenizer_hash=tokenizer,
+            vocab=manifest["vocab"],
+            tokenizer_hash=manifest["tokenizer"],
             sources=sources,
             domains=domains,
             row_source=row_source,
-            row_fill=_array(path, "row_fill.npy", n_rows, np.uint32),
+            row_fill=row_fill,
             masked=masked,
-            _row_starts=_array(path, "row_starts.npy", n_rows + 1, np.int64),
+            _row_starts=row_starts,
             _dtype=dtype,
             _shard_rows=shard_rows,
         )
@@ -207,7 +210,7 @@ class Corpus:
         return digest.hexdigest()
 
     def verify(self) -> None:
-        """Compare every file with the hash in the manifest.
+        """Compare every file with the hash in the manifest, and the manifest with what the files hold.
 
         Raises:
             DataError: a file is not what was written; the message names the first.
@@ -215,6 +218,76 @@ class Corpus:
         for name, known in self.manifest["files"].items():
             if hash_file(self.path / name) != known["blake2b"]:
                 raise DataError(f"{self.path / name}: not what was written (hash differs); build the corpus again")
+        shards = range(-(-self.n_rows // self._shard_rows))
+        largest = max((int(self._shard("tokens", number).max()) for number in shards), default=0)
+        if self.stream_hash() != self.manifest["stream"] or largest >= self.vocab:
+            raise DataError(
+                f"{self.path / 'manifest.json'}: not what was written ('stream' or 'vocab' does not fit the tokens); "
+                "build the corpus again"
+            )
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise where a manifest cannot be one that was written here; a flipped bit may leave it sound JSON.
+
+    Raises:
+        ValueError: naming a key that does not hold what it should.
+        KeyError: a key is missing, or the files are not those of the format.
+    """
+
+    def wanted(key: str, right: bool) -> None:
+        if not right:
+            raise ValueError(f"{key!r} ({shown(json.dumps(manifest[key]), 60)})")
+
+    def count(key: str, least: int) -> int:
+        value = manifest[key]
+        wanted(key, isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**53)
+        return value
+
+    rows, seq_len, vocab = count("rows", 0), count("seq_len", 1), count("vocab", 1)
+    each, tokens, padding = count("shard_rows", 1), count("tokens", 0), count("padding", 0)
+    wanted("tokens", tokens + padding == rows * seq_len)
+    wanted("dtype", DTYPES[manifest["dtype"]] == token_dtype(vocab))
+    wanted("masked", isinstance(manifest["masked"], bool))
+    for key in ("tokenizer", "stream"):
+        wanted(key, isinstance(manifest[key], str))
+    wanted("sources", all(_is_source(one) for one in manifest["sources"]))
+    if "pad" in manifest:
+        wanted("pad", 0 <= count("pad", 0) < vocab)
+    if "packing" in manifest:
+        wanted("packing", isinstance(manifest["packing"], dict) and isinstance(manifest["packing"]["method"], str))
+    files = {name: known["bytes"] for name, known in manifest["files"].items()}
+    # Of a number of rows that lies, not even the names of its shards are written out.
+    wanted("rows", -(-rows // each) <= len(files))
+    _check_names(set(files), rows, each, manifest["masked"])
+    width = {"tokens": seq_len * token_dtype(vocab).itemsize, "mask": -(-seq_len // 8)}
+    for name, size in files.items():
+        kind, _, number = name.removesuffix(".bin").partition("-")
+        if kind in width and size != width[kind] * min(each, rows - int(number) * each):
+            raise ValueError(f"{name!r} ({size} bytes)")
+
+
+def _is_source(source: Any) -> bool:
+    weight = source.get("weight", 1.0)
+    named = isinstance(source["name"], str) and isinstance(source["domain"], str)
+    return named and isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 < weight < 1e300
+
+
+def _indices(n_rows: int) -> tuple[tuple[str, int, Any], ...]:
+    return ("row_fill.npy", n_rows, np.uint32), ("row_starts.npy", n_rows + 1, np.int64)
+
+
+def _check_sums(path: Path, manifest: Mapping[str, Any], fill: NDArray[Any], starts: NDArray[Any]) -> None:
+    """Refuse rows that hold more than fits, or not the tokens and documents that the manifest and the shards have."""
+    tokens, most = int(fill.sum(dtype=np.int64)), int(fill.max(initial=0))
+    if tokens != manifest["tokens"] or most > manifest["seq_len"]:
+        raise DataError(
+            f"{path / 'row_fill.npy'}: {tokens} tokens, at most {most} a row, where the manifest has "
+            f"{manifest['tokens']} in rows of {manifest['seq_len']}; build the corpus again"
+        )
+    listed = sum(known["bytes"] for name, known in manifest["files"].items() if name.startswith("starts-"))
+    if int(starts[0]) != 0 or 4 * int(starts[-1]) != listed:
+        raise DataError(f"{path / 'row_starts.npy'}: does not fit the documents of the shards; build the corpus again")
 
 
 def _check_names(names: set[str], n_rows: int, shard_rows: int, masked: bool) -> None:
@@ -228,10 +301,14 @@ def _check_names(names: set[str], n_rows: int, shard_rows: int, masked: bool) ->
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
+    if not file.is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: no manifest.json, so not a corpus")
+    if file.stat().st_size > MAX_MANIFEST:
+        raise DataError(f"{file}: {file.stat().st_size:,} bytes are too long for a manifest; build the corpus again")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path}: no manifest.json, so not a corpus") from error
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); build the corpus again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:

@@ -42,6 +42,11 @@ class Batch:
         self.begin = np.append(0, np.cumsum([len(text) + 1 for text in texts], dtype=np.int64))[: len(texts)]
         """Place of each text in what was read [n]."""
 
+    def keep(self) -> None:
+        """Let go of what only indexing needs; bounds are settled first."""
+        _ = self.template_first, self.template_last
+        self.words = self.words.kept()
+
     def text_of(self, words: Ints) -> Ints:
         """The text that each word stands in."""
         return np.searchsorted(self.first, words, side="right") - 1
@@ -83,12 +88,12 @@ class Grams:
     n: int
     keys: Hashes
     """Ascending, none twice [m]."""
-    offsets: Ints
+    offsets: NDArray[np.uint32]
     """Entries of key k are ``offsets[k]:offsets[k + 1]`` [m + 1]."""
     views: NDArray[np.int32]
     at: NDArray[np.int32]
-    spread: NDArray[np.int32]
-    """How many different questions have the n-gram [m]."""
+    spread: NDArray[np.uint8]
+    """How many different questions have the n-gram, 255 for more [m]."""
     bits: Hashes
     shift: int
     mask: int
@@ -120,10 +125,10 @@ class Grams:
         return cls(
             n=n,
             keys=unique,
-            offsets=np.append(first, len(keys)),
+            offsets=np.append(first, len(keys)).astype(np.uint32),
             views=views.astype(np.int32),
             at=at.astype(np.int32),
-            spread=spread.astype(np.int32),
+            spread=np.minimum(spread, 255).astype(np.uint8),
             bits=bits,
             shift=shift,
             mask=mask,
@@ -159,9 +164,10 @@ class Grams:
         known = at < len(self.keys)
         known[known] = self.keys[at[known]] == found[known]
         places, at = places[known], at[known]
-        counts = self.offsets[at + 1] - self.offsets[at]
+        first = self.offsets[at].astype(np.int64)
+        counts = self.offsets[at + 1] - first
         within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        entries = np.repeat(self.offsets[at], counts) + within
+        entries = np.repeat(first, counts) + within
         rare = np.repeat(self.spread[at] < common, counts)
         return Found(np.repeat(places, counts), self.views[entries], self.at[entries], rare)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prismlab.data.corpus import Corpus
+from prismlab.errors import DataError, shown
 
 MOST_ROWS = 20_000
 """Rows whose documents are measured, evenly over the corpus; a larger one is sampled."""
@@ -95,6 +96,9 @@ def ahead(corpus: Corpus, points: int = 200) -> dict[str, Any]:
     Returns:
         ``most`` ({source: most rows from its share at any row, ahead or behind}), ``ahead`` and ``behind`` ([(last row
         of a stretch, rows of the source that is furthest ahead, or behind, in it)]).
+
+    Raises:
+        DataError: the manifest has no weight for a source.
     """
     stops = np.unique(np.linspace(0, corpus.n_rows, min(points, corpus.n_rows) + 1).astype(np.int64))
     fill = corpus.row_fill.astype(np.float64)
@@ -103,6 +107,8 @@ def ahead(corpus: Corpus, points: int = 200) -> dict[str, Any]:
     most: dict[str, float] = {}
     for at, source in enumerate(corpus.manifest["sources"]):
         mine = corpus.row_source == at
+        if mine.any() and "weight" not in source:
+            raise DataError(f"{corpus.path / 'manifest.json'}: source {shown(source['name'], 60)!r} has no 'weight'")
         if mine.any():
             lead = (np.cumsum(np.where(mine, fill, 0.0)) - float(source["weight"]) * total) / corpus.seq_len
             high = np.maximum(high, np.maximum.reduceat(lead, first))

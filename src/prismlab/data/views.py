@@ -109,6 +109,8 @@ class Views:
         self.whole = self._index(*self._anchors(), ANCHOR, key_bits)
         self.not_searched = [item for item, searched in zip(items, self._searched, strict=True) if not searched]
         """Items with no part that can be looked for."""
+        for batch in self.batches:
+            batch.keep()
 
     def _collect(self) -> None:
         for at, item in enumerate(self.items):

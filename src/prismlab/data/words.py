@@ -42,6 +42,8 @@ SMALL = 256
 """Shorter texts are not worth a compiled pass."""
 Hashes = NDArray[np.uint64]
 Ints = NDArray[np.int64]
+Places = NDArray[np.int64] | NDArray[np.int32]
+"""Places in a text: 64 bits while they are looked for, 32 where they are kept and fit."""
 
 _SPELLED = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -135,16 +137,27 @@ class Words:
 
     text: str
     joined: str | None
-    starts: Ints
+    starts: Places
     """Where each word begins in the text, in characters [n]."""
-    stops: Ints
+    stops: Places
     """Where it ends (exclusive) [n]. Words that one character stands for (``½``) share its place."""
     hashes: Hashes
+    """Of each [n]; none of ``kept`` words."""
     kinds: NDArray[np.uint8]
-    """``WORD``, ``NUMBER`` (of digits) or ``END`` (of a document) of each [n]."""
+    """``WORD``, ``NUMBER`` (of digits) or ``END`` (of a document) of each [n]; none of ``kept`` words."""
 
     def __len__(self) -> int:
-        return len(self.hashes)
+        return len(self.starts)
+
+    def kept(self) -> Words:
+        """What evidence needs of them for as long as it is looked for, in half the memory: no hashes and kinds but
+        those of the template, places in 32 bits."""
+        hashes, first = self.template
+        narrow: Any = np.int32 if len(self.text) < 2**31 else np.int64
+        starts, stops = self.starts.astype(narrow), self.stops.astype(narrow)
+        found = Words(self.text, self.joined, starts, stops, self.hashes[:0].copy(), self.kinds[:0].copy())
+        found.__dict__["template"] = hashes.copy(), first.astype(narrow)
+        return found
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """Where words ``start`` to ``stop`` (exclusive) stand in the text, in characters."""
@@ -165,7 +178,7 @@ class Words:
         return found if len(found) == stop - start else [self.word(at) for at in range(start, stop)]
 
     @cached_property
-    def template(self) -> tuple[Hashes, Ints]:
+    def template(self) -> tuple[Hashes, Places]:
         """The words with all numbers in a row, digits or spelled, as one: their hashes and their first words."""
         fast = compiled()
         if fast is None or len(self) < SMALL // 8:
