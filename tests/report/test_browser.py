@@ -39,12 +39,12 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-def visit(path: Path, scratch: Path) -> tuple[str, list[str], set[str]]:
+def visit(path: Path, scratch: Path, *more: str) -> tuple[str, list[str], set[str]]:
     """The document after its scripts ran, lines of the console, addresses that the page (not the browser) asked for."""
     log = scratch / "net.json"
     files = (f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}")
     done = subprocess.run(
-        [str(BROWSER), *FLAGS, *files, path.as_uri()], capture_output=True, text=True, timeout=1800, check=True
+        [str(BROWSER), *FLAGS, *more, *files, path.as_uri()], capture_output=True, text=True, timeout=1800, check=True
     )
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     asked: set[str] = set()
@@ -112,3 +112,26 @@ def test_on_a_narrow_screen_names_under_a_panel_end_above_the_next_one(tmp_path:
     assert abs(places[2][0]) < 1e-9
     tall = 0.68 * drawn["layout"]["meta"]["panel_height"]
     assert [(top - bottom) * pixels for bottom, top in places] == pytest.approx([tall] * 3)
+
+
+@needs_browser
+@pytest.mark.parametrize(("scheme", "colour"), [(0, "#e8e8e8"), (1, None)], ids=["dark", "light"])
+def test_numbers_of_a_map_are_read_on_dark_ground(scheme: int, colour: str | None, tmp_path: Path) -> None:
+    """Cells near 0 are nearly the page's own colour, so on dark ground their numbers are the page's ink."""
+    drawn = heat_maps([HeatMap(title="t", names=["a", "b"], values=[[1.0, 0.01], [0.01, 1.0]])])
+    script = resources.files("prismlab.report").joinpath("templates/page.js").read_text(encoding="utf-8")
+    test_page = tmp_path / "dark.html"
+    test_page.write_text(
+        "<!DOCTYPE html><style>:root {--ink: #e8e8e8}</style>"
+        '<div class="plot" data-figure="f" style="width:900px"></div>'
+        f'<script type="application/json" id="figures">{json.dumps({"f": drawn})}</script>'
+        "<script>window.Plotly = {react: (node, data) => {node.textContent = JSON.stringify(data)}}</script>"
+        f"<script>{script}</script>",
+        encoding="utf-8",
+    )
+    dom, console, _ = visit(test_page, tmp_path, f"--blink-settings=preferredColorScheme={scheme}")
+    assert console == []
+    found = re.search(r'data-drawn="yes"[^>]*>(\[.*?\])</div>', dom)
+    assert found is not None
+    (trace,) = json.loads(html.unescape(found[1]))
+    assert trace.get("textfont", {}).get("color") == colour

@@ -72,7 +72,9 @@
 
   const traces = (data) =>
     data.map((t) => {
-      const out = t.error_y ? { ...t, error_y: { ...t.error_y, color: tone("--ink") } } : t;
+      let out = t.error_y ? { ...t, error_y: { ...t.error_y, color: tone("--ink") } } : t;
+      /* The library chooses dark figures for a pale cell, as if there were white behind it. */
+      if (t.type === "heatmap" && dark.matches) out = { ...t, textfont: { color: tone("--ink") } };
       return seedOf(t) !== null && hidden.has(String(seedOf(t))) ? { ...out, visible: false } : out;
     });
 
