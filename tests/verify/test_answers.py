@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from prismlab.data.items import Item
 from prismlab.errors import DataError
 from prismlab.verify.answers import Verdict, in_threads, last_number, read_number, verify
+from prismlab.verify.naming import chosen_letters
 
 METALS = ("iron", "lithium", "gold", "iron oxide")
 
@@ -211,6 +212,12 @@ def test_the_article_is_no_letter() -> None:
     for text in ("A is right", "The answer is A because of this", "A, since", "I would say A.", "I think (A)"):
         assert lenient(item("choice", "A", METALS), text).verdict == "right", text
     assert "U+0410 CYRILLIC" in lenient(item("choice", "A", METALS), "\u0410").reason
+
+
+def test_a_row_of_letters_is_followed_once() -> None:
+    choices = ["iron", "gold", "tin", "lead"]
+    assert chosen_letters("A," * 50_000 + "C", choices) == {"A", "C"}  # hours, were it followed from each letter
+    assert chosen_letters("A, B or D. Not C", choices) == {"A", "B", "D"}
 
 
 def test_threads_keep_the_order_and_are_used_only_where_answers_wait() -> None:

@@ -64,15 +64,18 @@ def _choices_in(text: str, choices: Sequence[str]) -> set[str]:
 def _letters_in(found: Iterable[re.Match[str]], text: str, named: dict[str, str]) -> set[str]:
     """Letters that are found and not denied, with those that "or" adds, and the choice whose text stands behind one."""
     letters: set[str] = set()
-    longest = max(map(len, named.values()), default=0) + 20
+    longest, joined = max(map(len, named.values()), default=0) + 20, 0
     for match in found:
         if match[1].upper() not in named or _denied(text, match.start(1)):
             continue
         letters.add(match[1].upper())
+        if match.end(1) <= joined:  # "A, B, C" is followed to its end once, not from each of its letters
+            continue
         place = match.end(1)
         while (more := _JOINED.match(text, place)) and more[1] in named:
             letters.add(more[1])
             place = more.end(1)
+        joined = place
         line, _, rest = text[place : place + longest].partition("\n")
         behind = plain(line.lstrip(" .:)-*\"'")) if rest or place + longest >= len(text) else ""
         letters |= {letter for letter, choice in named.items() if behind and plain(choice) == behind}
