@@ -10,12 +10,15 @@ from typing import Any
 from prismlab.commands import number_text, planned, records_of, say, state_of, store_of, table
 from prismlab.cost.devices import SAMPLING_UTILISATION, UTILISATION, Device, device_named
 from prismlab.cost.memory import Memory, memory
+from prismlab.cost.rl import RLMemory
+from prismlab.cost.rl_plan import RLPlan, plan_rl
 from prismlab.cost.training import Disk, Machine, TrainingPlan, plan_training
 from prismlab.errors import SpecError
 from prismlab.run.progress import seconds_text
-from prismlab.study.checkpoints import TrainSpec
+from prismlab.study.checkpoints import RLSpec, TrainSpec
 from prismlab.study.cost import Cost, Costs, passes, shape_for
 from prismlab.study.load import LoadedStudy, load_study
+from prismlab.study.series import prefixes
 
 GB = 1e9
 _PARTS = {
@@ -27,6 +30,22 @@ _PARTS = {
     "activations": "activations",
     "loss": "loss",
     "reserved": "reserved",
+}
+
+
+_RL_PARTS = {
+    **_PARTS,
+    "reference": "reference",
+    "vllm": "vLLM",
+    "vllm_sampling": "vLLM",
+    "cache": "keys and values",
+    "drawing": "drawing",
+    "rollouts": "responses",
+}
+_STAYS = ("weights", "moments", "reference", "compute", "reserved")
+_PHASES = {
+    "sampling": (*_STAYS, "vllm_sampling", "cache", "drawing"),
+    "update": (*_STAYS, "vllm", "gradients", "buffers", "activations", "loss", "rollouts"),
 }
 
 
@@ -102,19 +121,34 @@ def _show_passes(loaded: LoadedStudy) -> None:
 
 def _trainings(loaded: LoadedStudy, asked: Asked, device: Device) -> Iterator[tuple[str, TrainingPlan]]:
     """Trainings of models whose shape is known, on what the command line says or else on the study's own processes."""
+    trunks = {shorter for shorter, _ in prefixes(loaded.study).values()}
     for name, spec in loaded.study.checkpoints.items():
         shape = shape_for(loaded, name) if isinstance(spec, TrainSpec) else None
         if shape is None or not isinstance(spec, TrainSpec):
             continue
-        machine = Machine(
-            device=device,
-            devices=asked.devices or spec.nproc,
-            memory=device.memory if asked.memory_gb is None else asked.memory_gb * GB,
-            utilisation=asked.utilisation or UTILISATION,
-            kind="cpu" if device.name == "cpu" else "cuda",
-        )
         given: dict[str, Any] = spec.model_dump(mode="json", by_alias=True)
-        yield name, plan_training(shape, given, machine)
+        yield name, plan_training(shape, given, _machine(asked, device, spec.nproc), trunk=name in trunks)
+
+
+def _machine(asked: Asked, device: Device, nproc: int) -> Machine:
+    return Machine(
+        device=device,
+        devices=asked.devices or nproc,
+        memory=device.memory if asked.memory_gb is None else asked.memory_gb * GB,
+        utilisation=asked.utilisation or UTILISATION,
+        kind="cpu" if device.name == "cpu" else "cuda",
+    )
+
+
+def _rl_runs(loaded: LoadedStudy, asked: Asked, device: Device) -> Iterator[tuple[str, RLPlan]]:
+    """RL runs of models whose shape is known, on the same devices as the trainings."""
+    for name, spec in loaded.study.checkpoints.items():
+        shape = shape_for(loaded, name) if isinstance(spec, RLSpec) else None
+        if shape is None or not isinstance(spec, RLSpec):
+            continue
+        machine = _machine(asked, device, spec.nproc)
+        given: dict[str, Any] = spec.model_dump(mode="json", by_alias=True)
+        yield name, plan_rl(shape, given, machine.devices, machine.memory, machine.kind)
 
 
 def _show_trainings(loaded: LoadedStudy, asked: Asked, costs: Sequence[tuple[str, Cost]]) -> None:
@@ -123,10 +157,22 @@ def _show_trainings(loaded: LoadedStudy, asked: Asked, costs: Sequence[tuple[str
     if not asked.anything and not outside:
         return
     device = device_named(asked.device or "h100")
-    plans = dict(_trainings(loaded, asked, device))
-    unknown = [n for n, s in loaded.study.checkpoints.items() if isinstance(s, TrainSpec) and n not in plans]
+    plans, runs = dict(_trainings(loaded, asked, device)), dict(_rl_runs(loaded, asked, device))
+    reckoned = (*plans, *runs)
+    unknown = [
+        n for n, s in loaded.study.checkpoints.items() if isinstance(s, TrainSpec | RLSpec) and n not in reckoned
+    ]
     if unknown:
         say(f"\nno plan of devices for {', '.join(unknown)}: the shape of its base's model is not known here")
+    _show_plans(loaded, plans, device)
+    _show_rl(runs, device)
+    if reckoned:
+        _show_hours(costs, device, asked.utilisation or UTILISATION)
+    _refuse(plans, asked)
+    _refuse_rl(runs, asked)
+
+
+def _show_plans(loaded: LoadedStudy, plans: Mapping[str, TrainingPlan], device: Device) -> None:
     if not plans:
         return
     for name, spec in loaded.study.checkpoints.items():
@@ -147,8 +193,6 @@ def _show_trainings(loaded: LoadedStudy, asked: Asked, costs: Sequence[tuple[str
         right=(1, 2, 3, 5, 6, 7, 8),
     )
     _show_memory(plans)
-    _show_hours(costs, device, share)
-    _refuse(plans, asked)
 
 
 def _budget(name: str, plan: TrainingPlan) -> list[str]:
@@ -195,6 +239,46 @@ def _show_memory(plans: Mapping[str, TrainingPlan]) -> None:
         say(f"GB of a device, {', '.join(names)}: {text}")
 
 
+def _show_rl(runs: Mapping[str, RLPlan], device: Device) -> None:
+    """Memory of RL, its two phases apart, once for runs that are alike."""
+    if not runs:
+        return
+    say(f"\nRL on {device.name}, a seed; every response at its longest")
+    table(
+        ["checkpoint", "devices", "sharding", "sampled by", "rows a pass", "loading", "sampling", "update", "fits"],
+        [_rl_row(name, run) for name, run in runs.items()],
+        right=(1, 4, 5, 6, 7),
+    )
+    groups: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        for phase, parts in _PHASES.items():
+            groups.setdefault(f"{phase}: {_rl_text(run.memory, parts)}", []).append(name)
+    say()
+    for text, names in groups.items():
+        say(f"GB of a device, {', '.join(names)}, {text}")
+
+
+def _rl_row(name: str, run: RLPlan) -> list[str]:
+    setting, limit = run.setting, run.limit
+    sampler = {"process": "transformers", "colocate": f"vLLM, {setting.vllm_share:g} of a device"}
+    return [
+        name,
+        f"{setting.devices:,}",
+        setting.sharding,
+        sampler.get(setting.sampler, "a server"),
+        f"{setting.rows_at_once:,}",
+        f"{run.memory.loading / GB:.3g} GB",
+        f"{run.memory.sampling / GB:.3g} GB",
+        f"{run.memory.update / GB:.3g} GB",
+        "" if limit is None else f"{'yes' if run.fits else 'no'}, {limit / GB:g} GB",
+    ]
+
+
+def _rl_text(memory: RLMemory, parts: Sequence[str]) -> str:
+    sizes = {_RL_PARTS[part]: float(getattr(memory, part)) / GB for part in parts}
+    return ", ".join(f"{word} {size:.3g}" for word, size in sorted(sizes.items(), key=lambda item: -item[1]) if size)
+
+
 def _show_hours(costs: Sequence[tuple[str, Cost]], device: Device, share: float) -> None:
     """Device hours by kind of step but trainings, over all seeds; what samples at its own share of the rate."""
     kinds: dict[str, list[Cost]] = {}
@@ -227,3 +311,26 @@ def _refuse(plans: Mapping[str, TrainingPlan], asked: Asked) -> None:
         after = memory(plan.shape, change.setting).total
         words = [word.replace("shard:", "mesh.shard:") for word in change.words]
         raise SpecError(f"{has}; the smallest change that fits ({after / GB:.3g} GB) is {' and '.join(words)}")
+
+
+def _refuse_rl(runs: Mapping[str, RLPlan], asked: Asked) -> None:
+    """The same of RL; vLLM also has to fit its own share."""
+    for name, run in runs.items():
+        if run.fits or run.limit is None or (asked.devices is None and asked.memory_gb is None):
+            continue
+        where = f"{run.setting.devices:,} devices of {run.limit / GB:g} GB"
+        has = f"checkpoints.{name} needs {run.memory.total / GB:.3g} GB a device, more than {where} have"
+        if run.starved:
+            share = run.setting.vllm_share * run.limit
+            has = (
+                f"checkpoints.{name}: vLLM needs {run.vllm_least / GB:.3g} GB of a device for its weights and one row, "
+                f"but 'vllm.gpu_memory: {run.setting.vllm_share:g}' gives it {share / GB:.3g} GB of {where}"
+            )
+        change = run.change()
+        if change is None:
+            raise SpecError(
+                f"{has}; nothing that spreads or frees memory is enough: take more devices, devices of more memory, "
+                "or a shorter 'max_new_tokens'"
+            )
+        after = run.after(change).total
+        raise SpecError(f"{has}; the smallest change that fits ({after / GB:.3g} GB) is {' and '.join(change.words)}")

@@ -106,3 +106,52 @@ def test_gradients_like_one_row_at_a_time(dense: bool, monkeypatch: pytest.Monke
     (logps * weights).sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("most", [1, 3, 4])
+def test_processes_make_as_many_passes(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has fewer chunks than another halves some: a shared model's passes are taken together or never end."""
+    model, (ids, mask, rows) = model_of("llama"), batch()
+    passed: list[int] = []
+    model.register_forward_pre_hook(lambda *_, **__: passed.append(1), with_kwargs=True)
+
+    def all_reduce(count: torch.Tensor, op: Any) -> None:
+        assert op is torch.distributed.ReduceOp.MAX
+        count.clamp_(min=most)
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    logps, entropies = response_logps(model, ids, mask, max(RESPONSES), 1.0)
+    assert len(passed) == most
+    for row, expected in enumerate(reference(model, rows, 1.0)):
+        found = zip(logps[row].tolist(), entropies[row].tolist(), strict=True)
+        assert list(itertools.islice(found, len(expected))) == [pytest.approx(pair, abs=1e-5) for pair in expected]
+
+
+def test_processes_with_unlike_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count, op: count.fill_(5))
+    with pytest.raises(ValueError, match="4 rows for 5 passes"):
+        module._as_many_as_others([[0, 1], [2], [3]], torch.device("cpu"))
+
+
+def test_a_head_of_which_this_process_holds_nothing() -> None:
+    """Weights that are spread over processes have no rows here: the vocabulary is the configuration's."""
+    asked: list[dict[str, Any]] = []
+
+    class Spread(torch.nn.Module):
+        config = LlamaConfig(vocab_size=module.DENSE_VOCABULARY + 1)
+
+        def get_output_embeddings(self) -> Any:
+            return torch.nn.Linear(4, 0, bias=False)
+
+        def forward(self, **given: Any) -> Any:
+            asked.append(given)
+            shape = (len(given["input_ids"]), given["input_ids"].shape[1] - 1)
+            return type("Output", (), {"log_probs": torch.zeros(shape), "entropy": torch.zeros(shape)})
+
+    ids, mask, _ = batch()
+    response_logps(Spread(), ids, mask, max(RESPONSES), 1.0)
+    assert all(given["fused_lm_head"] for given in asked)

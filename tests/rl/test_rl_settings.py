@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
+from prismlab.cost import rl as costs
 from prismlab.data.items import Item
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.rl import settings as module
@@ -215,5 +216,5 @@ def test_the_truncated_ratio_with_vllm_by_hand(
 
 
 def test_tokens_a_pass_hold_at_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOKENS_A_FORWARD", 100)
+    monkeypatch.setattr(costs, "TOKENS_A_FORWARD", 100)
     assert [module.rows_a_pass(24, tokens) for tokens in (1, 10, 30, 1000)] == [24, 8, 3, 1]

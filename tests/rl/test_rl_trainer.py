@@ -7,17 +7,18 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
+from prismlab.cost import rl as costs
 from prismlab.data.items import Item
 from prismlab.errors import StageError
 from prismlab.model.checkpoint import load_model, load_tokenizer
 from prismlab.model.generate import Completion, SamplingSettings, TransformersSampler
-from prismlab.rl import settings
 from prismlab.rl import trainer as module
 from prismlab.rl.rewards import Reward
 from prismlab.rl.rollouts import Prompt, Rollout
@@ -185,7 +186,7 @@ def test_loss_and_gradient_by_hand(setup: Callable[..., Setup], cap: float | Non
 
 def test_accumulated_passes_make_the_same_step(setup: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = setup(REWARDS, steps=1).train()
-    monkeypatch.setattr(settings, "TOKENS_A_FORWARD", 12)  # two rows of six tokens a pass
+    monkeypatch.setattr(costs, "TOKENS_A_FORWARD", 12)  # two rows of six tokens a pass
     parts = setup(REWARDS, steps=1)
     assert parts.trainer.args.gradient_accumulation_steps == 4
     parts.train()
@@ -367,3 +368,61 @@ def test_only_the_libraries_are_quiet() -> None:
         with pytest.warns(UserWarning, match="ours"):
             warnings.warn("ours", UserWarning, stacklevel=1)
     assert logger.level == level
+
+
+def test_means_are_over_the_tokens_of_the_step(setup: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of few and of many tokens: each token weighs alike, in one pass or in four."""
+    offsets = [0.0, math.log(3.0), -math.log(2.0), 0.5, 0.0, math.log(1.5), 0.0, -1.0]
+    asked: dict[str, Any] = {"steps": 2, "kl_beta": 0.05, "reference_every": 0, "ratio_cap": 2.0}
+    whole = setup(REWARDS, offsets, **asked).train()
+    monkeypatch.setattr(costs, "TOKENS_A_FORWARD", 12)
+    parts = setup(REWARDS, offsets, **asked).train()
+    lengths = [len(response) for response in RESPONSES]
+    ratios = [min(math.exp(offset), 2.0) for offset in offsets]
+    mean = sum(ratio * length for ratio, length in zip(ratios, lengths, strict=True)) / sum(lengths)
+    for logs in (whole.probe.logs, parts.probe.logs):
+        assert logs[0]["ratio"] == pytest.approx(mean, rel=1e-4)
+        assert logs[0]["ratio_capped"] == pytest.approx(lengths[1] / sum(lengths))
+        assert logs[1]["kl"] > 0
+    for mine, theirs in zip(parts.probe.logs[:2], whole.probe.logs[:2], strict=True):
+        for key in ("entropy", "kl", "ratio", "ratio_capped"):
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("reward", [-0.1, 0.95])
+def test_equal_rewards_of_any_size_change_nothing(setup: Callable[..., Setup], start: Path, reward: float) -> None:
+    """In float32 the mean of eight such rewards is another number, and AdamW makes a whole step of any gradient."""
+    assert torch.full((8,), reward).mean().item() != torch.tensor(reward).item()
+    built = setup(lambda item, completion: reward, scripted=False, steps=1, samples=8).train()
+    assert [one.reward for one in built.rollouts[0].rewards] == [reward] * 16
+    old = dict(load_model(start / "model").named_parameters())
+    assert all(torch.equal(p, old[name]) for name, p in built.model.named_parameters())
+
+
+def test_only_groups_that_are_equal_are_told_as_0() -> None:
+    given = [0.9, 0.9, None, 0.9, 0.9, 0.9, 0.9, 0.8, None, None, None, None, 1.0, None, None, None]
+    told = [0.0, 0.0, None, 0.0, 0.9, 0.9, 0.9, 0.8, None, None, None, None, 0.0, None, None, None]
+    assert module.without_noise(given, 4) == told
+
+
+def test_what_was_sampled_is_taken_up_by_all_processes_or_none(
+    setup: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one would wait for another in what all do together: giving a server new weights, sampling with vLLM."""
+    kept = [Completion(token_ids=[5], text="", logprobs=None, sampler_logprobs=[0.0], finished=False)]
+    trainer: Any = setup(REWARDS).trainer
+    trainer._files = SimpleNamespace(sampled=lambda step, chosen: kept)
+    assert trainer._taken_up(1) is kept
+    other = {"has": True}
+    monkeypatch.setattr(
+        trainer,
+        "accelerator",
+        SimpleNamespace(
+            num_processes=2,
+            device=torch.device("cpu"),
+            gather=lambda here: torch.cat([here, torch.tensor([other["has"]])]),
+        ),
+    )
+    assert trainer._taken_up(1) is kept
+    other["has"] = False
+    assert trainer._taken_up(1) is None

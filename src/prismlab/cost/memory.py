@@ -153,7 +153,6 @@ def layer_bytes(shape: Shape, layer: Sequence[Part], setting: Setting) -> float:
 def _activations(shape: Shape, setting: Setting) -> float:
     """Kept activations, and the gradients of one layer's widest tensors while it is gone through backwards."""
     each = [layer_bytes(shape, layer, setting) for layer in shape.layers]
-    working = max(_widest(layer) for layer in shape.layers) * 3 * setting.compute + 8 * shape.hidden
     if setting.checkpointing == "none":
         kept = sum(each)
     elif setting.checkpointing == "full":
@@ -161,7 +160,13 @@ def _activations(shape: Shape, setting: Setting) -> float:
     else:
         kept = sum(_products(shape, layer, setting) for layer in shape.layers) + max(each)
     mask = setting.seq_len if setting.masked else 0  # One byte a pair, shared by the layers.
-    return setting.tokens * (kept + working + mask + _norm(shape.hidden))
+    return setting.tokens * (kept + working_bytes(shape, setting) + mask)
+
+
+def working_bytes(shape: Shape, setting: Setting) -> float:
+    """Bytes a token of the gradients of a layer's widest tensors, and of the last norm."""
+    widest = max(_widest(layer) for layer in shape.layers)
+    return widest * 3 * setting.compute + 8 * shape.hidden + _norm(shape.hidden)
 
 
 def _widest(layer: Sequence[Part]) -> int:

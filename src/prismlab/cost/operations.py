@@ -129,7 +129,7 @@ CHECKPOINTING = ("none", "selective", "full")
 the model; each layer's input."""
 
 
-def _outputs(part: Part, hidden: int) -> list[tuple[int, int]]:
+def outputs(part: Part, hidden: int) -> list[tuple[int, int]]:
     """Width of a part's products with weights, what they read and what they give; the last one writes its output."""
     if isinstance(part, Attention):
         return [(hidden, part.queries), (hidden, part.keys), (hidden, part.keys), (part.queries, hidden)]
@@ -140,18 +140,18 @@ def _outputs(part: Part, hidden: int) -> list[tuple[int, int]]:
 
 def narrow_products(part: Part, hidden: int) -> int:
     """Numbers a token that a part's products with weights give, of those no wider than the model."""
-    return sum(out for _, out in _outputs(part, hidden) if out <= hidden)
+    return sum(out for _, out in outputs(part, hidden) if out <= hidden)
 
 
 def _layers_again(shape: Shape, seq_len: int, forward: Operations, checkpointing: str) -> float:
     """What of the layers is computed again; what writes a layer's output is not, since nothing behind needs it."""
     if checkpointing == "none":
         return 0.0
-    products = [_outputs(part, shape.hidden) for part in shape.parts]
+    products = [outputs(part, shape.hidden) for part in shape.parts]
     if checkpointing == "selective":
         spared = sum(into * out for part in products for into, out in part if out <= shape.hidden)
         return forward.linear + forward.scan - 2.0 * spared * seq_len
-    last = [_outputs(layer[-1], shape.hidden)[-1] for layer in shape.layers]
+    last = [outputs(layer[-1], shape.hidden)[-1] for layer in shape.layers]
     spared = sum(into * out for into, out in last)
     return forward.linear + forward.attention + forward.scan - 2.0 * spared * seq_len
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
+from prismlab.cost.rl import BATCH_ROWS, CPU_CACHE_BYTES, GPU_SHARE
 from prismlab.errors import CheckpointError, StageError
 from prismlab.model.caches import bytes_a_token
 from prismlab.model.draws import draw, uniforms
@@ -21,14 +22,6 @@ from prismlab.run.step import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-BATCH_ROWS = 256
-"""Rows sampled side by side by default: on one CPU thread a step of a tiny model costs little less with fewer."""
-
-CPU_CACHE_BYTES = 4 * 2**30
-"""Keys and values of one batch on a CPU, at most: fixed, so that batches do not depend on what else runs there."""
-GPU_SHARE = 0.4
-"""Share of a GPU's free memory for keys and values of one batch; taking rows out of it copies them."""
 
 KEEP_ENDED = 0.875
 """Rows that have ended stay in the batch until only this share is left: taking them out copies the whole cache."""

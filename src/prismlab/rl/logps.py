@@ -14,15 +14,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-TOKENS_A_CHUNK = {"cpu": 2_048}
-"""Tokens, padding included, that go through the model together: on a CPU few enough for its cache (on one core with a
-model of 0.9M parameters 1,024 and 4,096 are slower)."""
-
-TOKENS_A_CHUNK_ELSEWHERE = 16_384
-"""The same on an accelerator."""
-
-DENSE_VOCABULARY = 8_192
-"""Up to this size of vocabulary all logits of a chunk are held; above it, trl's tiled head computes them piecewise."""
+from prismlab.cost.rl import DENSE_VOCABULARY, TOKENS_A_CHUNK, TOKENS_A_CHUNK_ELSEWHERE
 
 
 def _chunks(lengths: list[int], tokens: int) -> Iterator[list[int]]:
@@ -33,6 +25,25 @@ def _chunks(lengths: list[int], tokens: int) -> Iterator[list[int]]:
         rows = max(1, tokens // lengths[order[at]])
         yield order[at : at + rows]
         at += rows
+
+
+def _as_many_as_others(chunks: list[list[int]], device: torch.device) -> list[list[int]]:
+    """The same rows in as many chunks as the process with the most has; chunks of many rows are halved first.
+
+    A pass of a model that is shared by processes is a collective operation (of its buffers, or of weights that are
+    spread), so a process that makes fewer passes than another would leave it waiting for ever.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return chunks
+    most = torch.tensor(len(chunks), device=device)
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    while len(chunks) < int(most):
+        at = max(range(len(chunks)), key=lambda place: len(chunks[place]))
+        rows = chunks[at]
+        if len(rows) == 1:
+            raise ValueError(f"{len(chunks)} rows for {int(most)} passes: processes have different numbers of rows")
+        chunks = [*chunks[:at], rows[: len(rows) // 2], rows[len(rows) // 2 :], *chunks[at + 1 :]]
+    return chunks
 
 
 def response_logps(
@@ -56,7 +67,8 @@ def response_logps(
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     places: list[torch.Tensor] = []
     column = torch.arange(ids.shape[1], device=ids.device)
-    for rows in _chunks(total.tolist(), TOKENS_A_CHUNK.get(ids.device.type, TOKENS_A_CHUNK_ELSEWHERE)):
+    chunks = list(_chunks(total.tolist(), TOKENS_A_CHUNK.get(ids.device.type, TOKENS_A_CHUNK_ELSEWHERE)))
+    for rows in _as_many_as_others(chunks, ids.device):
         at = torch.tensor(rows, device=ids.device)
         width = int(total[at].max())
         index = (first[at, None] + column[:width]).clamp(max=ids.shape[1] - 1)
@@ -77,8 +89,8 @@ def _token_logps(
     """Log-probability and entropy [inside.sum()] of the tokens of ``ids`` [rows, tokens] where ``inside`` is true."""
     # A model that averages gradients with other processes is wrapped, and only its forward pass is passed on.
     inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
-    head: Any = inner.get_output_embeddings()
-    if head.weight.shape[0] > DENSE_VOCABULARY:
+    # By the configuration: of a head whose weights are spread over processes this one may hold none.
+    if inner.config.get_text_config().vocab_size > DENSE_VOCABULARY:
         labels = ids.masked_fill(~inside, -100)
         output = model(input_ids=ids, labels=labels, fused_lm_head=True)
         entropy = output.entropy if output.entropy is not None else torch.zeros_like(output.log_probs)

@@ -178,7 +178,8 @@ class RolloutFiles:
     def judged(self, step: int, completions: Sequence[Completion]) -> list[Reward] | None:
         """The rewards of a step's responses; None where these were not judged."""
         rows = _read(self._file(step, "judged"), ROLLOUT_SCHEMA)
-        if rows is None or [row["response"] for row in rows] != [one.text for one in completions]:
+        wanted = [(one.text, len(one.token_ids), one.finished) for one in completions]
+        if rows is None or [(row["response"], row["length"], row["finished"]) for row in rows] != wanted:
             return None
         fields = [field.name for field in dataclasses.fields(Reward)]
         return [Reward(**{key: row[key] for key in fields}) for row in rows]

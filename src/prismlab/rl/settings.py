@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 
+from prismlab.cost.rl import rows_a_pass
 from prismlab.errors import MissingExtra
 
 try:
     from trl import GRPOConfig
 except ImportError as error:
     raise MissingExtra("trl", "rl", "a stage 'rl'") from error
-
-TOKENS_A_FORWARD = 65_536
-"""Response tokens that one backward pass may hold; more are split by gradient accumulation."""
 
 CHECKPOINTING = next(
     name
@@ -79,12 +77,6 @@ ZERO3: dict[str, Any] = {
     "gradient_accumulation_steps": "auto",
 }
 """DeepSpeed ZeRO-3, which the reference study used; the same as ``examples/accelerate/zero3.json``."""
-
-
-def rows_a_pass(total: int, max_new_tokens: int) -> int:
-    """Rows a backward pass: the largest divisor of ``total`` that keeps to ``TOKENS_A_FORWARD`` tokens, at least 1."""
-    fitting = max(1, TOKENS_A_FORWARD // max_new_tokens)
-    return max(rows for rows in range(1, total + 1) if total % rows == 0 and rows <= fitting)
 
 
 def vllm_settings(spec: Mapping[str, Any], server: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,12 @@ from prismlab.rl.resume import RunSaves, kept_files, rows_so_far, scheduler_stat
 from prismlab.rl.rewards import Penalties, reward_of
 from prismlab.rl.rollouts import Prompt, Rollout, RolloutFiles, rollout_metrics, rows_of, summary
 from prismlab.rl.trainer import Trainer, quiet_libraries
+from prismlab.rl.whole import Whole
 from prismlab.run.step import Artifact, Progress, Result
 from prismlab.seeds import derive_seed
 from prismlab.train.logs import MetricsLog
 from prismlab.train.saves import Save
-from prismlab.train.snapshots import LAST, Snapshots
+from prismlab.train.snapshots import LAST, Snapshots, snapshot_steps
 
 
 def read_prompts(file: Path, tokenizer: Any, template: str) -> list[Prompt]:
@@ -84,6 +85,8 @@ class Recorder(TrainerCallback):
         saves: of the run; None where it cannot be saved.
         progress: shown reward and length.
         processes: of the run.
+        whole: the policy in one piece, which the snapshots are of.
+        due: steps after which there is a snapshot.
         before: metrics rows of the steps that were taken before this process began.
     """
 
@@ -94,13 +97,15 @@ class Recorder(TrainerCallback):
         saves: RunSaves | None,
         progress: Progress,
         processes: Processes,
+        whole: Whole,
+        due: Set[int] = frozenset(),
         before: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.rows: list[dict[str, Any]] = []
         self.trainer: Trainer | None = None
         self.files: RolloutFiles | None = None
         self._snapshots, self._log, self._saves, self._progress = snapshots, log, saves, progress
-        self._processes = processes
+        self._processes, self._whole, self._due = processes, whole, due
         self._row: dict[str, Any] = {}
         self._began = time.perf_counter()
         for row in before:
@@ -114,6 +119,8 @@ class Recorder(TrainerCallback):
         self._row = rollout_metrics(rows, rollout.group, rollout.seconds)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step in self._due:
+            self._whole.gather(self.trainer)
         if self._snapshots is not None:
             self._snapshots.after(state.global_step)
         if self._saves is not None and state.global_step < state.max_steps and self._saves.due(state.global_step):
@@ -244,21 +251,24 @@ class _Run:
             torch.cuda.set_device(device)
         self.model, self.tokenizer = load_model(self.start, "float32", device), load_tokenizer(self.start)
         self.own_configs = copy.deepcopy((self.model.config, self.model.generation_config))
+        self.whole = Whole(self.model, self.start, self.spec["sharding"] != "none", self.chief)
         self.prompts = read_prompts(inputs["prompts"].path / "prompts.jsonl", self.tokenizer, config["template"])
         self.files = RolloutFiles(self.scratch / "rollouts", self.processes.rank)
 
     def carry_out(self) -> Result:
         """Train, write everything, and tell what became of it."""
         saves, save = self._saves()
-        snapshots = Snapshots(self.model, self.start, self.config, self.scratch) if self.chief else None
+        snapshots = Snapshots(self.whole.model, self.start, self.config, self.scratch) if self.chief else None
         if snapshots is not None and save is not None:
             snapshots.go_on(save.step, kept_files(save, (LAST, FILE)))
         board = {"tensorboard": self.spec["tensorboard"], "wandb": self.spec["wandb"]}
         log = MetricsLog(self.out, **board, name=self.config.get("name", "rl")) if self.chief else None
         self.progress.start(int(self.spec["steps"]), "step")
-        recorder = Recorder(snapshots, log, saves, self.progress, self.processes, rows_so_far(save))
+        due = snapshot_steps(int(self.spec["steps"]), int(self.spec["snapshots"]))
+        before = rows_so_far(save)
+        recorder = Recorder(snapshots, log, saves, self.progress, self.processes, self.whole, due, before)
         try:
-            policy = self._train(recorder, save)
+            trainer = self._train(recorder, save)
             if saves is not None:
                 saves.close()
         except BaseException:
@@ -272,7 +282,8 @@ class _Run:
                 log.close()
         if self.processes.size > 1:
             torch.distributed.barrier()
-        tokens = self._write(policy, snapshots) if self.chief else 0
+        self.whole.gather(trainer)
+        tokens = self._write(snapshots) if self.chief else 0
         metrics = summary(recorder.rows)
         _notes(metrics, len(self.prompts), int(self.spec["prompts_per_step"]), self.progress)
         return Result(metrics=metrics, tokens=tokens)
@@ -290,8 +301,8 @@ class _Run:
             self.progress.note(f"going on from step {save.step}")
         return saves, save
 
-    def _train(self, recorder: Recorder, save: Save | None) -> Any:
-        """All steps that are left; returns the policy."""
+    def _train(self, recorder: Recorder, save: Save | None) -> Trainer:
+        """All steps that are left."""
         penalties = Penalties.of(self.spec)
         if self.spec["lora"] is not None:
             torch.manual_seed(derive_seed(self.config["seed"], "adapters"))
@@ -317,7 +328,7 @@ class _Run:
             trainer.train()
         else:
             trainer.go_on(save, self.aside)
-        return trainer.model
+        return trainer
 
     def _sampler(self) -> tuple[Sampler | None, Callable[[], None], str | None]:
         """Who samples, what gives it new weights, and where it is reached, as the spec says."""
@@ -341,8 +352,9 @@ class _Run:
         if self.processes.size > 1:
             torch.distributed.barrier()
 
-    def _write(self, model: Any, snapshots: Snapshots | None) -> int:
+    def _write(self, snapshots: Snapshots | None) -> int:
         """Everything of the artifact but its metrics; returns the tokens that were sampled."""
+        model: Any = self.whole.model
         # The library writes its padding token into both; the next stage shall find the start's own.
         model.config, model.generation_config = self.own_configs
         if snapshots is not None:

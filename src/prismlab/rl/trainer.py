@@ -79,6 +79,20 @@ def truncated_ratio(trainer: torch.Tensor, sampler: torch.Tensor, mask: torch.Te
     return torch.exp(difference).clamp(max=cap)
 
 
+def without_noise(rewards: Sequence[float | None], group: int) -> list[float | None]:
+    """The rewards, but 0 in groups whose rewards are all equal, so that such a group has no advantage at all.
+
+    The library's mean of 16 times 0.9 in float32 is not 0.9, and what the division by a deviation near 0 makes of the
+    rest (6e-4) would be a whole step to AdamW where no other group has a signal.
+    """
+    told: list[float | None] = []
+    for at in range(0, len(rewards), group):
+        members = rewards[at : at + group]
+        equal = len({one for one in members if one is not None}) == 1
+        told += [0.0 if equal and one is not None else one for one in members]
+    return told
+
+
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep warnings, log lines and progress bars of ``LIBRARIES`` from the user; ours and torch's still show."""
@@ -149,6 +163,7 @@ class Trainer(GRPOTrainer):
         self._sampling_seconds = 0.0
         self._scored: tuple[torch.Tensor, torch.Tensor, None] | None = None
         self._resumed: Save | None = None
+        self._sums: dict[str, torch.Tensor] = {}
         steps, optimizer_spec = int(spec["steps"]), spec["optimizer"]
         optimizer = adamw(model, optimizer_spec)
         order = prompt_order(len(prompts), steps * int(spec["prompts_per_step"]), derive_seed(seed, "prompt order"))
@@ -202,7 +217,7 @@ class Trainer(GRPOTrainer):
     ) -> tuple[list[list[int]], list[list[float] | None] | None]:
         """Sample ``num_generations`` responses to each run of equal prompts; ids and log-probabilities per response."""
         began, step = time.perf_counter(), self.state.global_step + 1
-        kept = None if self._files is None else self._files.sampled(step, self._chosen)
+        kept = self._taken_up(step)
         if kept is None and self._sampler is None:
             ids, told = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **rest)
             kept = self._completed(ids, told)
@@ -216,6 +231,17 @@ class Trainer(GRPOTrainer):
         if self._ratio_cap is not None and any(values is None for values in logps):
             raise StageError("this sampler tells no log-probabilities: set 'ratio_cap: null' or take another sampler")
         return [completion.token_ids for completion in kept], None if self._ratio_cap is None else logps
+
+    def _taken_up(self, step: int) -> list[Completion] | None:
+        """What was sampled for a step before the run was stopped; None unless every process still has its share.
+
+        Giving a server new weights, and sampling with vLLM, are done by all processes or by none.
+        """
+        kept = None if self._files is None else self._files.sampled(step, self._chosen)
+        if self.accelerator.num_processes > 1:
+            here: Any = self.accelerator.gather(torch.tensor([kept is not None], device=self.accelerator.device))
+            return kept if bool(here.all()) else None
+        return kept
 
     def _sample(self, prompts: list[list[int]], n: int, step: int) -> list[Completion]:
         """``n`` responses to each prompt, in a row, from the sampler."""
@@ -236,7 +262,7 @@ class Trainer(GRPOTrainer):
         finished = [bool(row) and row[-1] in self.eos_token_ids for row in ids]
         spoken = [row[:-1] if end else row for row, end in zip(ids, finished, strict=True)]
         tokenizer: Any = self.processing_class
-        texts = tokenizer.batch_decode(spoken, skip_special_tokens=False)
+        texts = tokenizer.batch_decode(spoken, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         logps: Sequence[list[float] | None] = told if told is not None else [None] * len(ids)
         return [
             Completion(token_ids=list(row), text=text, logprobs=None, sampler_logprobs=own, finished=end)
@@ -244,7 +270,10 @@ class Trainer(GRPOTrainer):
         ]
 
     def _judge(self, prompts: list[str], **_: Any) -> list[float | None]:
-        """The one reward function: None, which leaves a response out of its group, where there is no verdict."""
+        """The one reward function: None, which leaves a response out of its group, where there is no verdict.
+
+        What the library gets is good for advantages alone, see ``without_noise``; rows and metrics have the rewards.
+        """
         step, chosen = self.state.global_step + 1, [self._prompts[int(index)] for index in prompts]
         rewards = None if self._files is None else self._files.judged(step, self._completions)
         kept = rewards is not None
@@ -262,7 +291,7 @@ class Trainer(GRPOTrainer):
         if self._files is not None and not kept:
             self._files.keep_judged(rollout)
         self._on_rollout(rollout)
-        return [reward.reward for reward in rewards]
+        return without_noise([reward.reward for reward in rewards], self._group)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """trl's loss, on advantages [batch, tokens] that carry the truncated ratio; one forward pass serves both."""
@@ -271,26 +300,48 @@ class Trainer(GRPOTrainer):
         keep = inputs["completion_ids"].shape[1]
         scored = self._get_per_token_logps_and_entropies(model, ids, mask, keep, compute_entropy=True)
         advantages = inputs["advantages"].unsqueeze(1)
-        # With vLLM the library applies the ratio itself.
+        # With vLLM the library computes the ratio and applies it itself.
+        ratio = inputs.get("importance_sampling_ratio")
         if self._ratio_cap is not None and self._sampler is not None:
             inside = inputs["completion_mask"]
             ratio = truncated_ratio(scored[0], inputs["sampling_per_token_logps"], inside, self._ratio_cap)
             advantages = advantages * ratio
-            self._tell_ratio(ratio[inside.bool()], self._ratio_cap)
+        self._add_up(scored[0].detach(), scored[1], ratio, inputs)
         self._scored = scored
         try:
             return super()._compute_loss(model, {**inputs, "advantages": advantages})
         finally:
             self._scored = None
 
-    def _tell_ratio(self, here: torch.Tensor, cap: float) -> None:
-        """Mean ratio of the response tokens and the share that the cap holds, for the metrics."""
-        sums = torch.stack([here.sum(), (here >= cap).sum(), here.new_tensor(float(len(here)))])
-        if self.accelerator.num_processes > 1:
-            sums = self.accelerator.reduce(sums, reduction="sum")
-        mean, capped = (sums[:2] / sums[2].clamp(min=1.0)).tolist()
-        self._metrics["train"]["ratio"].append(mean)
-        self._metrics["train"]["ratio_capped"].append(capped)
+    def _add_up(
+        self, logps: torch.Tensor, entropies: torch.Tensor, ratio: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> None:
+        """Sums over the response tokens of one backward pass, for ``log``."""
+        inside = inputs["completion_mask"].bool()
+        told = {"tokens": inside, "entropy": entropies}
+        if "ref_per_token_logps" in inputs:
+            difference = inputs["ref_per_token_logps"] - logps
+            told["kl"] = torch.exp(difference) - difference - 1
+        if ratio is not None and self._ratio_cap is not None:
+            told |= {"ratio": ratio, "ratio_capped": ratio >= self._ratio_cap}
+        for name, values in told.items():
+            self._sums[name] = self._sums.get(name, 0.0) + values[inside].double().sum()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The library's log, with means over all response tokens of the step.
+
+        Its own are means over backward passes, in which a token of a pass with few tokens weighs more than another.
+        """
+        names = sorted(self._sums)
+        if names:
+            sums: Any = torch.stack([self._sums[name] for name in names])
+            if self.accelerator.num_processes > 1:
+                sums = self.accelerator.reduce(sums, reduction="sum")
+            told = dict(zip(names, sums.tolist(), strict=True))
+            tokens = max(1.0, told.pop("tokens"))
+            self._metrics["train"].update({name: [value / tokens] for name, value in told.items()})
+            self._sums = {}
+        super().log(logs, start_time)
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -275,6 +275,8 @@ class RLSpec(Spec):
     def _engines_fit(self) -> RLSpec:
         if self.sharding != "none" and self.vllm is None:
             raise ValueError(f"'sharding: {self.sharding}' needs 'vllm': a model in pieces is not sampled in process")
+        if self.sharding == "zero3" and self.keep_master:
+            raise ValueError("'keep_master' goes without 'sharding: zero3', which gives back bf16 weights: take fsdp")
         if self.vllm is not None and self.server is not None:
             raise ValueError("'vllm' and 'server' exclude one another: name one sampler")
         if self.lora is not None and (self.sharding != "none" or self.server is not None):
