@@ -401,3 +401,19 @@ def test_hostile_inputs_of_the_shared_sample(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"rows are read from .*\.jsonl"):
         clean_source(config([tmp_path / "a.tar"]), tmp_path / "5")
+
+
+def test_broken_rows_that_a_step_sets_aside_are_told(tmp_path: Path) -> None:
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    heard = Heard()
+    good = [{"text": sentence(n)} for n in range(4)]
+    run(config([write(tmp_path / "a.jsonl", *good)], dedup="exact"), {}, tmp_path / "whole", heard)
+    assert heard.notes == []
+    run(config([write(tmp_path / "b.jsonl", *good, "{")], dedup="exact"), {}, tmp_path / "one", heard)
+    assert heard.notes == ["1 of 5 rows are broken and set aside, listed in quarantine.jsonl"]

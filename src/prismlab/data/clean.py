@@ -31,6 +31,8 @@ def run(config: Mapping[str, Any], inputs: Mapping[str, Artifact], out: Path, pr
     """
     work = Path(config["scratch"]) if config.get("scratch") else out / "work"
     metrics = clean_source(config, work, progress)
+    if bad := sum(metrics["bad"].values()):
+        progress.note(f"{bad:,} of {metrics['rows']:,} rows are broken and set aside, listed in quarantine.jsonl")
     for name in ("documents", "dropped.parquet", "quarantine.jsonl", "hits.parquet"):
         _place(work / name, out / name)
     if not config.get("scratch"):
