@@ -45,6 +45,10 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, max=256, help="CPU threads a step; default the study's own."),
 ]
+Levels = Annotated[
+    list[float] | None,
+    typer.Option("--threshold", metavar="SHARE", help="Relative change that counts; repeat. Default 0.1% to 10%."),
+]
 
 
 def _version(value: bool) -> None:
@@ -98,7 +102,7 @@ app.command(epilog=cli_plan.PLAN)(cli_plan.plan)
 def run(
     study: StudyFile,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", metavar="N", min=1, help="Steps at a time; default the study's own.")
+        int | None, typer.Option("--jobs", metavar="N", min=1, help="Steps at once; else the study's.")
     ] = None,
     threads: Threads = None,
     out: Out = None,
@@ -164,17 +168,11 @@ def diff(
     checkpoints: Annotated[
         list[str], typer.Argument(metavar="A B [C ...]", help="Folders or model ids (@revision); A is the old one.")
     ],
-    threshold: Annotated[
-        list[float] | None,
-        typer.Option("--threshold", metavar="SHARE", help="Relative change that counts; repeat. Default 0.1% to 10%."),
-    ] = None,
+    threshold: Levels = None,
     by: Annotated[
         str | None, typer.Option("--by", metavar="PART", help="component, subcomponent, layer or tensor.")
     ] = None,
-    svd: Annotated[
-        str | None,
-        typer.Option("--svd", metavar="PATTERN", help="Stable ranks of tensors whose name matches (a regex)."),
-    ] = None,
+    svd: Annotated[str | None, typer.Option("--svd", metavar="PATTERN", help="Stable ranks; a regex of names.")] = None,
     master: Annotated[
         Path | None, typer.Option("--master", metavar="FOLDER", help="B's float32 weights: what rounding hides.")
     ] = None,
@@ -255,9 +253,7 @@ def merge(
     tokenizer_from: Annotated[
         str | None, typer.Option("--tokenizer-from", metavar="A", help="Whose tokenizer, where they differ.")
     ] = None,
-    threads: Annotated[
-        int, typer.Option("--threads", metavar="N", min=1, max=256, help="That read, add and write.")
-    ] = 2,
+    threads: Annotated[int, typer.Option("--threads", metavar="N", min=1, max=256, help="CPU threads.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the table.")] = False,
 ) -> None:
     """Write a weighted sum of checkpoints as a checkpoint."""
@@ -287,10 +283,7 @@ def trajectory(
     against: Annotated[
         tuple[str, Path] | None, typer.Option("--against", metavar="START FOLDER", help="A second run to compare.")
     ] = None,
-    threshold: Annotated[
-        list[float] | None,
-        typer.Option("--threshold", metavar="SHARE", help="Relative change that counts; repeat. Default 0.1% to 10%."),
-    ] = None,
+    threshold: Levels = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Parquet, page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of the tables.")] = False,
@@ -318,16 +311,12 @@ def landscape(
         list[str] | None, typer.Option("--micro", metavar="TASK", help="Generated: math, code or science.")
     ] = None,
     points: Annotated[int, typer.Option("--points", metavar="N", help="Points a leg, its ends included.")] = 5,
-    grid: Annotated[
-        int | None, typer.Option("--grid", metavar="N", help="Points a side of a grid; default none.")
-    ] = None,
+    grid: Annotated[int | None, typer.Option("--grid", metavar="N", help="Points a side; default no grid.")] = None,
     items: Annotated[int, typer.Option("--items", metavar="N", min=1, help="Items a task, at most.")] = 200,
     samples: Annotated[int, typer.Option("--samples", metavar="N", help="Samples an item.")] = 1,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")] = 0.6,
     top_p: Annotated[float, typer.Option("--top-p", metavar="P", help="Nucleus sampling mass.")] = 0.95,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", help="Longest response, in tokens.")
-    ] = 512,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Of a response.")] = 512,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="TYPE", help="Of the weights: float32, bfloat16 or float16.")
