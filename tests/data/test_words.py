@@ -149,3 +149,22 @@ def test_texts_read_together_stay_apart() -> None:
 @settings(max_examples=300, deadline=None)
 def test_plain_text_is_split_as_the_table_does(text: str, joined: str | None) -> None:
     assert word_texts(text, joined) == folded_words(text, joined)
+
+
+@pytest.mark.parametrize("text", ["", "one", "Two ½ of 3 thousand, H2O — x² and twenty one 日本語 words. " * 9])
+def test_words_that_are_kept_give_the_same_evidence_in_less_memory(text: str) -> None:
+    whole = words_of(text)
+    kept = whole.kept()
+    assert len(kept) == len(whole)
+    assert [column.tolist() for column in kept.template] == [column.tolist() for column in whole.template]
+    places = range(len(whole))
+    assert [kept.word(at) for at in places] == [whole.word(at) for at in places]
+    assert all(kept.texts(at, len(whole)) == whole.texts(at, len(whole)) for at in places)
+    assert all(kept.span(at, at + 1) == whole.span(at, at + 1) for at in places)
+    template = range(len(whole.template[0]))
+    assert [kept.numbers(at) for at in template] == [whole.numbers(at) for at in template]
+
+    def size(words: Words) -> int:
+        return sum(one.nbytes for one in (words.starts, words.stops, words.hashes, words.kinds, *words.template))
+
+    assert size(kept) * 8 <= size(whole) * 4 + 8

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismlab.data.normalise import BREAK_CHAR
-from prismlab.data.words import END, NUMBER_HASH, Hashes, Ints, compiled, grams, words_of
+from prismlab.data.words import END, NUMBER_HASH, Hashes, Ints, Places, compiled, grams, words_of
 
 BITS_A_KEY = 16
 """Size of the table that refuses most n-grams: three bits a key, all in one word of 64, let about one in 150 through
@@ -99,7 +99,7 @@ class Grams:
     mask: int
 
     @classmethod
-    def build(cls, n: int, keys: Hashes, views: Ints, at: Ints, groups: Ints, key_bits: int = 64) -> Grams:
+    def build(cls, n: int, keys: Hashes, views: Places, at: Places, groups: Places, key_bits: int = 64) -> Grams:
         """An index.
 
         Args:
@@ -126,8 +126,8 @@ class Grams:
             n=n,
             keys=unique,
             offsets=np.append(first, len(keys)).astype(np.uint32),
-            views=views.astype(np.int32),
-            at=at.astype(np.int32),
+            views=views.astype(np.int32, copy=False),
+            at=at.astype(np.int32, copy=False),
             spread=np.minimum(spread, 255).astype(np.uint8),
             bits=bits,
             shift=shift,

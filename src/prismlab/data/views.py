@@ -25,6 +25,8 @@ COMMON = 4
 SHARED = 2
 """A stem of fewer than n words that so many different items have is not looked for by itself."""
 _ONE = re.compile(r"[0-9A-Za-z]\S*")
+Short = NDArray[np.int32]
+"""Numbers of views and words: there are millions of them while an index is made."""
 FORMS = (None, "'’‘ʼ`´-‐‑–", "")
 """Marks that may be left out of a copy: none, those within words, all; each form of an item that differs is indexed."""
 
@@ -186,7 +188,7 @@ class Views:
             return chosen, batch.template_first[texts], batch.template_last[texts]
         return chosen, batch.first[texts], batch.last[texts]
 
-    def _places(self, form: int, n: int, template: bool) -> tuple[Hashes, Ints, Ints]:
+    def _places(self, form: int, n: int, template: bool) -> tuple[Hashes, Short, Short]:
         """All telling n-grams of the views of a form: hashes, views and first words."""
         batch = self.batches[form]
         chosen, first, last = self._bounds(form, template)
@@ -198,18 +200,19 @@ class Views:
         # A word counts where it stands first in the n-gram.
         different = sum((telling[places + k] & (before[places + k] < places)).astype(np.int8) for k in range(n))
         good = different >= (TELLING if n > ANCHOR else 1)
-        return grams(hashes, n)[places[good]], views[good], at[good]
+        return grams(hashes, n)[places[good]], views[good].astype(np.int32), at[good].astype(np.int32)
 
-    def _grams(self, n: int, template: bool) -> tuple[Hashes, Ints, Ints]:
+    def _grams(self, n: int, template: bool) -> tuple[Hashes, Short, Short]:
         found = [self._places(form, n, template) for form in range(len(FORMS))]
         keys, views, at = (np.concatenate(column) for column in zip(*found, strict=True))
         return keys, views, at
 
-    def _index(self, keys: Hashes, views: Ints, at: Ints, n: int, key_bits: int) -> Grams:
+    def _index(self, keys: Hashes, views: Short, at: Short, n: int, key_bits: int) -> Grams:
         self._searched[self._item_of[np.unique(views)]] = True
-        return Grams.build(n, keys, views, at, self._groups[self._item_of[views]], key_bits)
+        groups = self._groups[self._item_of].astype(np.int32)
+        return Grams.build(n, keys, views, at, groups[views], key_bits)
 
-    def _anchors(self) -> tuple[Hashes, Ints, Ints]:
+    def _anchors(self) -> tuple[Hashes, Short, Short]:
         """Of each view that is found whole the n-gram that fewest others have."""
         keys, views, at = self._grams(ANCHOR, template=True)
         whole = self._is_whole()[views]
