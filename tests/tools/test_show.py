@@ -250,3 +250,23 @@ def test_progress_on_a_terminal_is_a_bar_that_goes(monkeypatch: pytest.MonkeyPat
     assert "2/2 tensors" in text
     assert "[red]a note[/red]" in text
     assert "\x1b[2K" in stream.getvalue()  # the line is wiped at the end
+
+
+def test_off_a_terminal_a_line_a_minute_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("prismlab.tools.show.time.monotonic", lambda: now[0])
+    with show.progress("eval") as progress:
+        progress.start(2000, "samples")
+        progress.advance(400)  # judged before: it took no time
+        for _ in range(20):
+            now[0] += 10
+            progress.advance(10)
+        progress.advance(1400)
+    # The first line's pace has the samples of before in it; the second goes by its own minute.
+    assert capsys.readouterr().err.splitlines() == [
+        "460 of 2,000 samples, 3 min 21 s left",
+        "520 of 2,000 samples, 24 min 40 s left",
+        "580 of 2,000 samples, 23 min 40 s left",
+    ]

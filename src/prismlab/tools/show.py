@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from prismlab.errors import SpecError, shown
+from prismlab.run.progress import seconds_text
 from prismlab.run.step import Progress
 
 if TYPE_CHECKING:
@@ -325,14 +327,29 @@ def _write_parquet(out: Path, make: Callable[[], Mapping[str, pa.Table]] | None)
     return written
 
 
+TELL_EVERY = 60.0
+"""Seconds after which a progress off a terminal says how far it is."""
+
+
 class _Lines:
-    """A progress off a terminal: only notes, each a line of standard error."""
+    """A progress off a terminal: notes, and once a minute how far it is, each a line of standard error."""
+
+    def __init__(self) -> None:
+        self.start(None, "")
 
     def start(self, total: int | None, unit: str) -> None:
-        pass
+        self._total, self._unit, self._done = total, unit, 0
+        self._told = (time.monotonic(), 0)
 
     def advance(self, n: int = 1, **shown: float | str) -> None:
-        pass
+        self._done += n
+        (then, before), now = self._told, time.monotonic()
+        if self._total is None or now - then < TELL_EVERY or self._done >= self._total:
+            return
+        # By the pace since the last line: what was judged by a run before this one took no time.
+        left = (self._total - self._done) * (now - then) / max(1, self._done - before)
+        self._told = (now, self._done)
+        self.note(f"{self._done:,} of {self._total:,} {self._unit}, {seconds_text(left)} left")
 
     def note(self, text: str) -> None:
         sys.stderr.write(f"{text}\n")
