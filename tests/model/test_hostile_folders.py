@@ -18,7 +18,7 @@ from prismlab.errors import CheckpointError, SpecError
 from prismlab.merge.linear import merge_linear
 from prismlab.micro.models import build_model, tiny_config
 from prismlab.model import base
-from prismlab.model.checkpoint import load_model, save_checkpoint
+from prismlab.model.checkpoint import load_model, load_tokenizer, save_checkpoint
 from prismlab.model.folder import INDEX, SINGLE
 from prismlab.model.tensors import open_checkpoint
 from prismlab.model.tokens import build_byte_tokenizer
@@ -133,6 +133,28 @@ def test_types_that_cannot_be_averaged_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"{name} \(BF16, F8_E4M3\) is not BF16 or F16 .* convert"):
         merge_linear([(first, 0.5), (second, 0.5)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ({"num_labels": 10**9}, "'num_labels' is 1,000,000,000, at most 100,000"),
+        ({"model_type": ["llama"]}, "'model_type' is missing"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "are quantised"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "are quantised"),
+    ],
+)
+def test_configs_that_fill_the_memory_or_ask_for_other_packages_are_refused(
+    lie: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = llama(tmp_path / "a")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | lie))
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder)
+    if "num_labels" in lie:
+        with pytest.raises(CheckpointError, match=message):
+            load_tokenizer(folder)
 
 
 def test_layers_beyond_counting_are_refused_before_they_are_listed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers.utils import logging as _bars
 from prismlab.errors import CheckpointError, in_a_line, shown
 from prismlab.model import lora, remote
 from prismlab.model.families import by_canonical, check_config_fits
+from prismlab.model.folder import CONFIG, read_config
 from prismlab.model.tensors import FLOATS, model_type, open_checkpoint
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _bars.disable_progress_bar()
 
 FEW = 1_000_000
 """Elements that do no harm if the library makes them up before it tells that they are missing."""
+MAX_LABELS = 100_000
+"""Most labels of a config: for each the library makes two entries when it reads it."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -100,6 +103,7 @@ def check_loadable(folder: Path) -> None:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    _check_config(folder)
     check_config_fits(folder)
     remote.check_runs(folder)
     kind, trust = model_type(folder), remote.runs(folder)
@@ -129,6 +133,26 @@ def check_loadable(folder: Path) -> None:
             )
 
 
+def _check_config(folder: Path) -> None:
+    """Refuse a config over which the library would fall, or fill the memory, before it is given to it."""
+    kind = model_type(folder)
+    _check_labels(folder)
+    if read_config(folder).get("quantization_config") is not None:
+        raise CheckpointError(
+            f"{folder / CONFIG}: 'quantization_config' says that the weights of this {shown(kind, 40)} are quantised, "
+            "which are not loaded here; take the checkpoint that they were made of, or save them as bfloat16"
+        )
+
+
+def _check_labels(folder: Path) -> None:
+    labels = read_config(folder).get("num_labels")
+    if isinstance(labels, int) and labels > MAX_LABELS:
+        raise CheckpointError(
+            f"{folder / CONFIG}: 'num_labels' is {labels:,}, at most {MAX_LABELS:,} are taken: the library makes names "
+            "for all; a language model has none, so take the key out"
+        )
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``.
 
@@ -138,6 +162,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
+        if (Path(folder) / CONFIG).is_file():
+            _check_labels(Path(folder))
         with _silent():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the tokenizers library raises plain Exception for a file that it cannot use
