@@ -47,7 +47,7 @@ class Batch:
         _ = self.template_first, self.template_last
         self.words = self.words.kept()
 
-    def text_of(self, words: Ints) -> Ints:
+    def text_of(self, words: Places) -> Ints:
         """The text that each word stands in."""
         return np.searchsorted(self.first, words, side="right") - 1
 
