@@ -25,6 +25,7 @@ from typing import Any, cast
 from prismlab.errors import StoreError
 from prismlab.run.lock import holder, is_lock, locked
 from prismlab.run.step import Artifact
+from prismlab.run.sums import listed, what_changed
 from prismlab.study.content import hash_file
 from prismlab.study.steps import canonical
 
@@ -69,12 +70,12 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _listing(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of every file below ``folder``, each forced to disk."""
+    """Size, hash and sums of every file below ``folder``, each forced to disk."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != f"{RECORD}.tmp":
             _fsync(path)
-            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "blake2b": hash_file(path)}
+            files[path.relative_to(folder).as_posix()] = listed(path)
     for path in folder.rglob("*"):
         if path.is_dir():
             _fsync(path)
@@ -207,15 +208,25 @@ class Store:
         """Check every file against the record.
 
         Raises:
-            StoreError: naming the first file that is missing, too short, too long or changed.
+            StoreError: naming the first file that is missing, too short, too long or changed, and the tensors in it.
         """
         self.read(artifact.path)
         for name, known in artifact.record["files"].items():
             path = artifact.path / name
             if not path.is_file():
                 raise StoreError(f"{path}: missing; the artifact is damaged and the next run rebuilds it")
-            if path.stat().st_size != known["bytes"] or hash_file(path) != known["blake2b"]:
-                raise StoreError(f"{path}: not what was written (hash differs); the next run rebuilds the artifact")
+            size = path.stat().st_size
+            if size != known["bytes"]:
+                raise StoreError(
+                    f"{path}: not what was written ({size} bytes, not {known['bytes']}); the next run rebuilds the "
+                    "artifact"
+                )
+            if hash_file(path) != known["blake2b"]:
+                where = what_changed(path, known)
+                raise StoreError(
+                    f"{path}: not what was written (hash differs{f', in {where}' if where else ''}); "
+                    "the next run rebuilds the artifact"
+                )
 
     def all(self) -> Iterator[Path]:
         """Folders of all artifacts, damaged ones included."""
