@@ -99,6 +99,16 @@ def test_mistakes_exit_with_2(
         assert error.count("\n") <= 2
 
 
+def test_a_device_that_is_not_known_is_told_before_the_plan(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (home / "study.yaml").is_file()
+    assert call(monkeypatch, "plan", "study.yaml", "--device", "tpu") == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith("prism: device 'tpu' is not known; there are h100")
+
+
 def test_a_study_from_plan_to_gc(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,8 +79,10 @@ def show_plan(file: Path, asked: Asked, *, out: Path | None, threads: int | None
     """``prism plan``.
 
     Raises:
-        SpecError: a training does not fit the devices that ``asked`` names.
+        SpecError: a training does not fit the devices that ``asked`` names, or there are none of that name.
     """
+    if asked.device not in (None, "cpu"):  # said before a long plan, not behind it
+        device_named(asked.device)
     loaded = load_study(file)
     store = store_of(loaded, out)
     plan = planned(loaded, store, threads)
