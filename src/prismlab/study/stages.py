@@ -27,5 +27,5 @@ STAGES: dict[str, tuple[str, int]] = {
     "frontier": ("prismlab.rl.frontier:run", 3),
     "gate": ("prismlab.evaluate.retention:run", 4),
     "claims": ("prismlab.claims.ledger:run", 6),
-    "report": ("prismlab.report.html:run", 8),
+    "report": ("prismlab.report.html:run", 9),
 }
