@@ -69,8 +69,13 @@ def test_tied_weights_may_be_given_once(start: Path, tmp_path: Path) -> None:
     model.config.tie_word_embeddings = True
     model.tie_weights()
     save_checkpoint(model, load_tokenizer(start / "model"), tmp_path)
-    state = {name: tensor for name, tensor in load_model(tmp_path).state_dict().items() if name != "lm_head.weight"}
-    Whole(None, tmp_path, True, True).gather(gathering(state))
+    state = {name: tensor + 0.5 for name, tensor in load_model(tmp_path).state_dict().items()}
+    del state["lm_head.weight"]
+    whole = Whole(None, tmp_path, True, True)
+    whole.gather(gathering(state))
+    written = whole.model.state_dict()
+    assert torch.equal(written["lm_head.weight"], state["model.embed_tokens.weight"])
+    assert all(torch.equal(written[name], tensor) for name, tensor in state.items())
 
 
 def test_masters_need_float32(rl_spec: Callable[..., dict[str, Any]]) -> None:
