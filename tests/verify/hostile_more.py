@@ -943,7 +943,14 @@ REACH = [
     Program(
         "sched of strangers",
         LEAK
-        + ("n=0\nfor p in range(100,5000):\n try:\n  os.sched_getaffinity(p);n+=1\n except OSError:pass\nif n>0:L(n)"),
+        + (
+            "n=0\n"
+            "for p in range(100,5000):\n"
+            " if p!=os.getpid():\n"
+            "  try:os.sched_getaffinity(p);n+=1\n"
+            "  except OSError:pass\n"
+            "if n>0:L(n)"
+        ),
     ),
     Program(
         "symlink race",
